@@ -11,7 +11,7 @@ from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
 from edgelm.devices.profile import load_profile
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.depth import with_depth
 
@@ -135,11 +135,23 @@ def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:
 
 
 def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
-    """The shape of the recipe's [prune] table, if the target's engine can run it."""
+    """The shape of the recipe's [prune] table, if the target's engine can run it.
+
+    Raises:
+        BadInput: a shape that the teacher cannot be pruned to, or without kernels.
+        DoesNotFit: the shape exceeds a limit of [target].
+    """
     assert recipe.prune is not None
     shape = recipe.prune.shape(Shape.from_spec(spec))
     shape.check_within(spec)
-    _costs(recipe, spec).check_kernels(shape)
+    costs = _costs(recipe, spec)
+    costs.check_kernels(shape)
+    if recipe.target_limits and (missing := costs(shape).missing):
+        raise DoesNotFit(
+            f"[prune]: the shape ({shape}) does not meet the budget of [target] on "
+            f"{recipe.target.name}: {'; '.join(missing)}. Prune more, relax the limit, or let "
+            "[search] find a shape"
+        )
     return shape
 
 

@@ -11,7 +11,7 @@ from edgelm.compress import needed_inputs
 from edgelm.compress.needed_inputs import check_template
 from edgelm.compress.preflight import preflight, student_spec
 from edgelm.compress.recipe import read_recipe
-from edgelm.errors import BadInput, MissingPackage
+from edgelm.errors import BadInput, DoesNotFit, MissingPackage
 from tests.compress.recipes import CORRECT, DISTILL, EVALUATE, PRUNE, TEACHER, write_recipe
 from tests.compress.tokenizers import tiny_fast_tokenizer
 
@@ -157,3 +157,19 @@ def test_the_student_that_is_planned_for_is_the_one_that_is_trained(
     student = student_spec(recipe, read_spec(recipe.teacher))
     assert student is not None
     assert student.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("parameters = 0.5", r"M parameters, limit 0\.\d M\. Prune more"),
+        ("min_tokens_per_second = 1e7", "tokens/s predicted, 10,000,000 required"),
+        ("max_memory_bytes = 1000000", "MB of memory"),
+        ("max_first_token_ms = 1e-6", "first token 0 ms, limit 0 ms"),
+    ],
+)
+def test_a_shape_beyond_the_budget(bench: Path, limit: str, message: str) -> None:
+    """A limit that nothing looked at would be taken for one that is met."""
+    with pytest.raises(DoesNotFit, match=rf"\[prune\]: the shape .* on cpu: .*{message}"):
+        checked(bench, f"[target]\n{limit}\n", PRUNE)
+    checked(bench, "[target]\nparameters = 0.95\nmin_tokens_per_second = 1.0\n", PRUNE)
