@@ -25,6 +25,7 @@ from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8, parse_precision
 
 _SHAPES = ("search", "prune", "puzzle", "draft")
+_FEWEST_PARAMETERS = 1000  # of the smallest models of tests, which have a few thousand
 _QAD_GROUP = 64  # of the layers that its figures were measured with
 
 
@@ -135,6 +136,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadInput(
                 "`student` names an existing student; remove it, or remove [search], [prune], "
                 "[puzzle], [draft] and [vocabulary]"
+            )
+        count = self.target.parameters
+        if count is not None and 1 < count < _FEWEST_PARAMETERS:
+            raise BadInput(
+                f"[target] parameters = {count:g} is a number of parameters, since it is above 1, "
+                "and no model is that small; give a share of the teacher's up to 1, or a number "
+                "such as 100_000_000"
             )
         if (self.search or self.puzzle) and not self.target_limits:
             raise BadInput(

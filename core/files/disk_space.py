@@ -28,8 +28,9 @@ def reserve(path: Path, size: int, *, start: int = 0) -> None:
             if size and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), start, size)
     except OSError as error:
-        if error.errno not in _FULL:
+        code = error.errno
+        if code is None or code not in _FULL:
             return
         if is_new:
             path.unlink(missing_ok=True)
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise OSError(code, os.strerror(code), str(path)) from None

@@ -60,6 +60,10 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (f"{LEAST}[target]\nparameters = 0.5\n[search]\n[prune]\n", "remove one of them"),
+        (
+            f"{LEAST}[target]\nparameters = 1.5\n[search]\n",
+            "parameters = 1.5 is a number of parameters, since it is above 1, .* a share",
+        ),
         (f"{LEAST}[search]\n", r"\[search\] needs a budget: give \[target\] parameters"),
         (f"{LEAST}[target]\ncontext = 512\n[search]\n", "needs a budget"),
         (

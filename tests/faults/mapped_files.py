@@ -21,7 +21,7 @@ _Usage = namedtuple("_Usage", "total used free")
 
 def main(kind: str, folder: Path) -> None:
     # As if the disk filled up after it was asked for its free space.
-    shutil.disk_usage = lambda _: _Usage(1 << 40, 0, 1 << 40)  # type: ignore[assignment]
+    shutil.disk_usage = lambda _: _Usage(1 << 40, 0, 1 << 40)  # type: ignore[assignment,return-value]
     model = tiny_model("llama", intermediate_size=512)
     try:
         if kind == "teacher cache":

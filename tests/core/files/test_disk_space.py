@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from edgelm.files import disk_space
 from edgelm.files.disk_space import reserve
 
 
@@ -29,7 +28,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(disk_space.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     path = tmp_path / "new"
     with pytest.raises(OSError, match=r"No space left on device: '.*new'"):
         reserve(path, 5000)
@@ -41,6 +40,6 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_systems_that_reserve_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(disk_space.os, "posix_fallocate")
+    monkeypatch.delattr(os, "posix_fallocate")
     reserve(tmp_path / "new", 5000)
     assert (tmp_path / "new").stat().st_size == 0
