@@ -23,14 +23,21 @@ def reserve(path: Path, size: int, *, start: int = 0) -> None:
         OSError: the disk is full, with the file's name; a file that was made here is removed.
     """
     is_new = not path.exists()
+    with path.open("w+b" if is_new else "r+b") as file:
+        full = _allocate(file.fileno(), start, size)
+    if full is None:
+        return
+    if is_new:
+        path.unlink(missing_ok=True)
+    raise OSError(full, os.strerror(full), str(path))
+
+
+def _allocate(file: int, start: int, size: int) -> int | None:
+    """The number of the error if the disk is full."""
+    if not size or not hasattr(os, "posix_fallocate"):
+        return None
     try:
-        with path.open("w+b" if is_new else "r+b") as file:
-            if size and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), start, size)
+        os.posix_fallocate(file, start, size)
     except OSError as error:
-        code = error.errno
-        if code is None or code not in _FULL:
-            return
-        if is_new:
-            path.unlink(missing_ok=True)
-        raise OSError(code, os.strerror(code), str(path)) from None
+        return error.errno if error.errno in _FULL else None
+    return None

@@ -93,7 +93,7 @@ def test_a_schedule_never_rises_to_its_end(peak: float, lowest: float) -> None:
     assert max(rates) == pytest.approx(peak)
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert settings.learning_rate_at(100) == pytest.approx(lowest)
-    with pytest.raises(BadInput, match="final_learning_rate .* is above the peak"):
+    with pytest.raises(BadInput, match=r"final_learning_rate .* is above the peak"):
         msgspec.structs.replace(settings, final_learning_rate=2 * peak).check()
 
 
