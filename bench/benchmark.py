@@ -1,6 +1,5 @@
 """One benchmark: from bundles and options to the three files of a report."""
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from edgelm.bundle import Manifest, read_manifest
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.devices.sensors import open_sensors
 from edgelm.errors import BadInput, MissingPackage
+from edgelm.files.staging import check_output_folder
 
 if TYPE_CHECKING:
     from edgelm.bench.quality import Quality  # imports torch
@@ -146,12 +146,7 @@ def _torch_for_quality(job: Benchmark) -> bool:
 
 def _check_paths(job: Benchmark) -> None:
     """Before minutes of measuring: whether the report can be written, whether the text exists."""
-    out = job.out.absolute()
-    place = next(path for path in (out, *out.parents) if path.exists())
-    if not place.is_dir():
-        raise BadInput(f"--out {job.out}: {place} is a file; expected a folder for the report")
-    if not os.access(place, os.W_OK):
-        raise BadInput(f"--out {job.out}: no permission to write into {place}")
+    check_output_folder(job.out, "--out")
     if job.quality_text and not job.quality_text.is_file():
         raise BadInput(f"no such text file: {job.quality_text}")
 

@@ -10,6 +10,7 @@ import msgspec
 
 from edgelm.cli import positive_int, run_command
 from edgelm.errors import BadInput
+from edgelm.files.staging import check_output_folder
 from edgelm.speculation import SPECULATION_MODES
 
 _EPILOG = """\
@@ -106,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, command: str) -> None:
     _check_alone(arguments)
+    check_output_folder(arguments.out, "--out")
     if arguments.setup_peers:
         _set_up_peers(_peer_names(arguments))
     if arguments.check_plan:

@@ -133,13 +133,12 @@ def load_tokenizer(source: str | Path | Checkpoint) -> Tokenizer:
         ) from None
 
 
-def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+def check_vocabulary(rows: int, tokenizer: Tokenizer) -> None:
     """Raise BadCheckpoint if the tokenizer has ids that the model has no embedding for.
 
     More embeddings than tokens are common: the table is padded to a multiple (Qwen 2.5 has 151,936
     rows for 151,665 tokens).
     """
-    rows = model.config.vocab_size
     if len(tokenizer) > rows:
         raise BadCheckpoint(
             f"tokenizer and model vocabulary disagree: the tokenizer has {len(tokenizer):,} "

@@ -11,6 +11,7 @@ from edgelm import __version__
 from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.checkpoint.student import STUDENT_RECORD, Figure, StudentRecord, write_student_record
 from edgelm.compress.model import check_has_head, load_model, save_model
+from edgelm.compress.needed_inputs import check_template
 from edgelm.compress.preflight import preflight
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe
@@ -55,6 +56,7 @@ def compress_model(
     run = run or output.with_name(f"{output.name}.run")
     check_inputs_separate(recipe, output, run)
     state = State(recipe, RunFolder(run, report), progress)
+    check_template(recipe, state.tokenizer)
     with state.run.exclusive():
         return _compress(state, output)
 

@@ -1,12 +1,9 @@
 """What can be refused before anything is loaded, in a second: names, files, budgets, batches."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from edgelm.compress.data.conversations import read_prompts
-from edgelm.compress.data.documents import check_documents
+from edgelm.checkpoint.source import read_spec
+from edgelm.compress.distillation.loss.layer_map import check_map
 from edgelm.compress.drafting.layers import spaced_layers
-from edgelm.compress.evaluation.task_names import parse_tasks
+from edgelm.compress.needed_inputs import check_inputs
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.puzzle.alternatives import Alternative, alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
@@ -14,8 +11,9 @@ from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
 from edgelm.devices.profile import load_profile
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.depth import with_depth
 
 
 def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
@@ -33,9 +31,9 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     """
     recipe.check()
     _check_family(recipe, spec)
-    _check_names_and_files(recipe)
-    for table in filter(None, (recipe.correct, recipe.distill, recipe.qad)):
-        recipe.training(table, bf16=False).check(processes)
+    check_inputs(recipe, spec.max_position_embeddings)
+    _check_lengths(recipe, spec)
+    _check_trainings(recipe, processes)
     if recipe.search:
         propose(_costs(recipe, spec), recipe.search)
     if recipe.prune:
@@ -52,6 +50,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
         puzzle_costs(recipe, spec).check_possible(puzzle_alternatives(recipe, spec))
+    _check_student(recipe, spec)
 
 
 def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
@@ -71,12 +70,88 @@ def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
         )
 
 
+def _check_lengths(recipe: Recipe, spec: DecoderSpec) -> None:
+    """Raise BadInput for sequences and tables that the teacher is too small for."""
+    context = spec.max_position_embeddings
+    if recipe.sequence_length > context:
+        raise BadInput(
+            f"sequence_length = {recipe.sequence_length:,}: the teacher's context is {context:,} "
+            "tokens (max_position_embeddings), beyond which it predicts nothing sensible; set a "
+            "lower one (in a recipe, which --print-recipe writes)"
+        )
+    if recipe.synthesize and recipe.synthesize.max_new_tokens >= context:
+        raise BadInput(
+            f"[synthesize] max_new_tokens = {recipe.synthesize.max_new_tokens:,}: the teacher's "
+            f"context is {context:,} tokens with the prompt; lower it"
+        )
+    cache = recipe.distill.cache if recipe.distill else None
+    vocabulary = spec.vocab_size
+    if recipe.vocabulary and recipe.vocabulary.size:
+        vocabulary = min(vocabulary, recipe.vocabulary.size)
+    if cache and cache.kind == "top-k" and cache.size > vocabulary:
+        raise BadInput(
+            f"[distill.cache] size = {cache.size:,}: the vocabulary has {vocabulary:,} tokens, of "
+            "which no more can be stored; lower it"
+        )
+
+
+def _check_trainings(recipe: Recipe, processes: int) -> None:
+    """Raise BadInput for settings of a training that contradict each other; names its table."""
+    for name in ("correct", "distill", "qad"):
+        if (table := getattr(recipe, name)) is None:
+            continue
+        try:
+            recipe.training(table, bf16=False).check(processes)
+            if name == "qad":
+                _ = recipe.qad_precisions
+        except BadInput as error:
+            raise BadInput(f"[{name}] {error}") from None
+
+
+def _check_student(recipe: Recipe, spec: DecoderSpec) -> None:
+    """Raise BadInput for what the student of this recipe cannot be trained with."""
+    student = student_spec(recipe, spec)
+    if recipe.distill and student is not None:
+        try:
+            check_map(recipe.distill.layer_map, student.num_hidden_layers, spec.num_hidden_layers)
+        except BadInput as error:
+            raise BadInput(f"[distill] {error}") from None
+    if recipe.within_documents and (student or spec).is_hybrid:
+        raise BadInput(
+            f"within_documents cannot be used with {spec.family}: its layers remember more than "
+            "keys and values, which no mask separates; remove the setting"
+        )
+
+
+def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:
+    """The decoder that is trained; None where a search decides, or each layer has its own sizes."""
+    if recipe.student:
+        return read_spec(recipe.student)
+    if recipe.prune:
+        return recipe.prune.shape(Shape.from_spec(spec)).applied_to(spec)
+    if recipe.draft:
+        return with_depth(spec, recipe.draft.num_hidden_layers)
+    return None if recipe.search or recipe.puzzle else spec
+
+
 def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
-    """The shape of the recipe's [prune] table, if the target's engine can run it."""
+    """The shape of the recipe's [prune] table, if the target's engine can run it.
+
+    Raises:
+        BadInput: a shape that the teacher cannot be pruned to, or without kernels.
+        DoesNotFit: the shape exceeds a limit of [target].
+    """
     assert recipe.prune is not None
     shape = recipe.prune.shape(Shape.from_spec(spec))
     shape.check_within(spec)
-    _costs(recipe, spec).check_kernels(shape)
+    costs = _costs(recipe, spec)
+    costs.check_kernels(shape)
+    if recipe.target_limits and (missing := costs(shape).missing):
+        raise DoesNotFit(
+            f"[prune]: the shape ({shape}) does not meet the budget of [target] on "
+            f"{recipe.target.name}: {'; '.join(missing)}. Prune more, relax the limit, or let "
+            "[search] find a shape"
+        )
     return shape
 
 
@@ -93,32 +168,3 @@ def puzzle_alternatives(recipe: Recipe, spec: DecoderSpec) -> list[Alternative]:
 
 def _costs(recipe: Recipe, spec: DecoderSpec) -> CostModel:
     return CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
-
-
-def _check_names_and_files(recipe: Recipe) -> None:
-    if recipe.shapes or recipe.qad:
-        load_profile(recipe.target.name).engine(recipe.target.engine)
-    if recipe.evaluate:
-        _check_tasks(recipe.evaluate.tasks)
-    if recipe.importance.layer_task:
-        _check_tasks([recipe.importance.layer_task])
-    for source in (*recipe.data, *filter(None, [recipe.held_out])):
-        check_documents(source)
-    if recipe.synthesize and recipe.synthesize.prompts:
-        read_prompts(Path(recipe.synthesize.prompts))
-    if recipe.align and not Path(recipe.align.data).is_file():
-        raise BadInput(f"[align] data: no such file: {recipe.align.data}")
-
-
-def _check_tasks(names: Sequence[str]) -> None:
-    """Names, files, and that a student can run the task."""
-    kinds = {task.kind for task in parse_tasks(names)}
-    if "mt_bench" in kinds:
-        raise BadInput(
-            "the task mt_bench needs a judge, which a recipe does not have; run it with edge-eval"
-        )
-    if "functions" in kinds:
-        raise BadInput(
-            "the task functions reads calls with the runtime's parser, which a recipe does not "
-            "have; use function_choice in the recipe, and edge-eval with --tasks functions"
-        )

@@ -10,6 +10,8 @@ from msgspec import Meta
 _LARGE = 10**15  # beyond any number of tokens, rows or bytes, and exact as a float
 
 Count = Annotated[int, Meta(ge=1, le=_LARGE)]
+RowLength = Annotated[int, Meta(ge=2, le=_LARGE)]
+"""Tokens of a row; the first one is not predicted."""
 CountOrZero = Annotated[int, Meta(ge=0, le=_LARGE)]
 LayerOrEmbedding = Annotated[int, Meta(ge=-1, le=10**6)]
 """A layer number; -1 is the embeddings' output."""

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from edgelm.cli import format_bytes
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import data_files
@@ -17,8 +15,7 @@ from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.drafting.settings import DraftSettings, positions
 from edgelm.compress.durations import duration
-from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
-from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs, student_spec
 from edgelm.compress.puzzle.alternatives import with_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
@@ -131,19 +128,14 @@ class _Stages:
     def _student(self) -> DecoderSpec:
         """The requested shape, or the largest one within the budget."""
         recipe, spec = self.recipe, self.teacher
-        if recipe.prune:
-            return recipe.prune.shape(Shape.from_spec(spec)).applied_to(spec)
         if recipe.search:
             cost = CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
             largest = max(propose(cost, recipe.search), key=lambda one: one.parameters)
             return largest.shape.applied_to(spec)
-        if recipe.draft:
-            layers = spec.layers[: recipe.draft.num_hidden_layers]
-            return msgspec.structs.replace(spec, num_hidden_layers=len(layers), layers=layers)
         if recipe.puzzle:
             found = puzzle_alternatives(recipe, spec)
             return with_alternatives(spec, puzzle_costs(recipe, spec).first_within(found))
-        return spec
+        return student_spec(recipe, spec) or spec
 
     def _puzzle(self, settings: PuzzleSettings) -> Iterator[StagePlan]:
         teacher = self.teacher

@@ -199,12 +199,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     best = ranked[0]
     smaller = [] if best.works else smaller_models(spec, profile, request)
     chosen = msgspec.structs.replace(request, precision=best.precision, kv=best.kv)
+    described = plan(spec, profile, chosen)  # with advice
     speculation = _speculation(arguments, spec, profile, chosen)
     if arguments.json:
-        record = {"works": best.works, "choices": ranked, "shapes": smaller}
+        plans = [described, *ranked[1:]]
+        record = {"works": best.works, "choices": plans, "shapes": smaller}
         print(_as_json(record | ({"speculation": speculation} if speculation else {})))
         return 0 if best.works else 1
-    print(choice_table(ranked), plan(spec, profile, chosen).table(), sep="\n\n")
+    print(choice_table(ranked), described.table(), sep="\n\n")
     if speculation:
         print("\n" + speculation.table())
     if not best.works:
@@ -226,7 +228,10 @@ def _speculation(
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share, expected a number from 0 to 1")
     return value

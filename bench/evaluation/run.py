@@ -23,20 +23,27 @@ from edgelm.bench.evaluation.results.records import (
     TaskItems,
     TaskResult,
 )
-from edgelm.bench.evaluation.subjects import OpenSubject, is_bundle, open_subject
+from edgelm.bench.evaluation.subjects import (
+    OpenSubject,
+    is_bundle,
+    longest_context,
+    open_subject,
+)
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.evaluation.metrics import Metric
-from edgelm.compress.evaluation.run_tasks import check_tasks, run_task
+from edgelm.compress.evaluation.run_tasks import check_tasks, run_task, text_rows
 from edgelm.compress.evaluation.task_names import Task
 from edgelm.compress.evaluation.tasks.mt_bench import dialogs, read_turns
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256
 from edgelm.files.replacing import replacing
+from edgelm.files.staging import check_output_folder
 from edgelm.runtime.loading import check_sequences
 
 Progress = Callable[[str], None]
 _ITEMS = "items"
+_OF_LENGTH = ("perplexity", "kl", "needle")  # tasks whose rows fit the context
 
 
 @dataclass(frozen=True)
@@ -98,13 +105,15 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
             rows of any task is found before a model is loaded.
     """
     request.check()
+    check_output_folder(request.out, "--out")
     check_tasks(request.tasks, request.limit)
     source = request.against if request.compares else None
-    subject, ours = _evaluate(request, request.model, source, progress)
+    longest = _common_context(request)
+    subject, ours = _evaluate(request, request.model, source, longest, progress)
     against: Subject | None = None
     theirs: Sequence[TaskItems | None] = [None] * len(ours)
     if request.against is not None:
-        against, theirs = _evaluate(request, request.against, None, progress)
+        against, theirs = _evaluate(request, request.against, None, longest, progress)
     results = [
         _judged(request, *one, progress=progress)
         for one in zip(request.tasks, ours, theirs, strict=True)
@@ -125,7 +134,11 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> Evaluation
 
 
 def _evaluate(
-    request: EvaluationRequest, model: str, source: str | None, progress: Progress
+    request: EvaluationRequest,
+    model: str,
+    source: str | None,
+    longest: int | None,
+    progress: Progress,
 ) -> tuple[Subject, list[TaskItems]]:
     """A model's figures on all tasks."""
     with ExitStack() as stack:
@@ -136,15 +149,19 @@ def _evaluate(
             sequences=request.sequences,
             source=source,
         )
-        found = [_items(request, opened, task, progress) for task in request.tasks]
+        found = [_items(request, opened, task, longest, progress) for task in request.tasks]
     return opened.record, found
 
 
 def _items(
-    request: EvaluationRequest, opened: OpenSubject, task: Task, progress: Progress
+    request: EvaluationRequest,
+    opened: OpenSubject,
+    task: Task,
+    longest: int | None,
+    progress: Progress,
 ) -> TaskItems:
     """A task's figures: those of an earlier run that was the same, or new ones."""
-    key = _key(request, opened.record, task)
+    key = _key(request, opened.record, task, longest)
     path = request.out / _ITEMS / f"{key[:24]}.json"
     stored = _read(path, key)
     if stored is not None:
@@ -163,14 +180,32 @@ def _items(
         limit=request.limit,
         max_new_tokens=request.max_new_tokens,
         progress=show,
+        longest=longest,
     )
     items = TaskItems(
         key,
         time.perf_counter() - started,
         {name: one for name, one in found.items() if isinstance(one, Metric)},
         {name: one for name, one in found.items() if isinstance(one, Score)},
+        rows_sha256=_tokens_sha256(request, opened, task, longest),
     )
     return _write(path, items)
+
+
+def _common_context(request: EvaluationRequest) -> int | None:
+    """The shorter context of two models, so that they get the same rows; None for one model."""
+    if request.against is None:
+        return None
+    return min(longest_context(request.model), longest_context(request.against))
+
+
+def _tokens_sha256(
+    request: EvaluationRequest, opened: OpenSubject, task: Task, longest: int | None
+) -> str:
+    if task.kind != "perplexity":
+        return ""
+    rows = text_rows(opened.backend, task.name, request.limit, longest)
+    return sha256(msgspec.json.encode(rows)).hexdigest()
 
 
 def _dialogs(
@@ -198,7 +233,7 @@ def _write(path: Path, items: TaskItems) -> TaskItems:
     return items
 
 
-def _key(request: EvaluationRequest, subject: Subject, task: Task) -> str:
+def _key(request: EvaluationRequest, subject: Subject, task: Task, longest: int | None) -> str:
     """Names all that a task's figures depend on."""
     parts = [
         edgelm.__version__,
@@ -210,6 +245,7 @@ def _key(request: EvaluationRequest, subject: Subject, task: Task) -> str:
         _weights_sha256(request.against) if task.kind == "kl" else None,
         # By default as many as change nothing.
         request.sequences if subject.kind == "bundle" else None,
+        longest if task.kind in _OF_LENGTH else None,
     ]
     return sha256(msgspec.json.encode(parts)).hexdigest()
 
@@ -266,8 +302,19 @@ def _result(task: Task, ours: TaskItems, theirs: TaskItems | None) -> TaskResult
     both = {
         name: metric.difference(theirs.metrics[name])
         for name, metric in ours.metrics.items()
-        if name in theirs.metrics
+        if name in theirs.metrics and _same_items(ours, theirs, name)
     }
     return TaskResult(
         str(task), rows_sha256(task), ours.seconds, figures, theirs.all_scores(), both
     )
+
+
+def _same_items(ours: TaskItems, theirs: TaskItems, name: str) -> bool:
+    """Whether two models' figures are of the same items, so that they can be paired.
+
+    A text has other tokens with another tokenizer, and a perplexity per token is another figure.
+    """
+    rows = ours.rows_sha256, theirs.rows_sha256
+    if all(rows) and rows[0] != rows[1]:
+        return False
+    return len(ours.metrics[name].sums) == len(theirs.metrics[name].sums)

@@ -12,7 +12,7 @@ from edgelm.bench.evaluation.bundle.backend import BundleBackend
 from edgelm.bench.evaluation.bundle.batch_equality import exact_batch
 from edgelm.bench.evaluation.bundle.workers import BundleWorkers, worker_sizes
 from edgelm.bench.evaluation.results.records import Subject
-from edgelm.bundle import MANIFEST
+from edgelm.bundle import MANIFEST, read_manifest
 from edgelm.bundle.files import listed_graph_sha256
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.compress.evaluation.backend import Backend, Progress
@@ -39,6 +39,13 @@ class OpenSubject:
 def is_bundle(path: str) -> bool:
     """Whether a folder holds a bundle."""
     return (Path(path) / MANIFEST).is_file()
+
+
+def longest_context(path: str) -> int:
+    """The most tokens of a prompt and its answer, of a bundle or a checkpoint."""
+    if is_bundle(path):
+        return read_manifest(Path(path)).limits.context
+    return open_checkpoint(path).spec.max_position_embeddings
 
 
 def open_subject(

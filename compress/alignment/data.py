@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edgelm.compress.data.chat_template import render_chat
 from edgelm.compress.data.conversations import Example
 from edgelm.compress.data.messages import Messages
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
-from edgelm.reasons import reason
 
 
 @dataclass(frozen=True)
@@ -126,19 +126,10 @@ def _ids(
     *,
     prompt: bool = False,
 ) -> list[int]:
-    from jinja2 import TemplateError
-
     if isinstance(content, str):
         end = "" if prompt else tokenizer.eos_token
         return tokenizer(content + end)["input_ids"]  # type: ignore[no-any-return]
-    try:
-        text = tokenizer.apply_chat_template(
-            list(content), tools=list(tools) or None, tokenize=False, add_generation_prompt=prompt
-        )
-    except TemplateError as error:
-        raise BadInput(
-            f"{where}: the chat template rejects the conversation: {reason(error)}"
-        ) from None
+    text = render_chat(tokenizer, content, where, tools=tools, answers=prompt)
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
 
 

@@ -2,10 +2,11 @@
 
 import gzip
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from edgelm.compress.data.chat_template import render_chat
 from edgelm.compress.data.jsonl import (
     MAX_CHARACTERS,
     UNREADABLE,
@@ -27,12 +28,14 @@ _ROWS = 256  # rows of a Parquet file that are read at a time
 class Document:
     """One document: a text, or a conversation that the tokenizer's chat template renders.
 
-    tools: that the conversation's assistant may call, as JSON schemas.
+    tools: that the conversation's assistant may call, as JSON schemas. where: file and line of a
+    conversation, for errors.
     """
 
     text: str = ""
     messages: tuple[dict[str, Any], ...] = ()
     tools: tuple[dict[str, Any], ...] = ()
+    where: str = field(default="", compare=False)
 
     @property
     def characters(self) -> int:
@@ -43,7 +46,7 @@ class Document:
         """The text, or the conversation in the tokenizer's chat template.
 
         Raises:
-            BadInput: a conversation, and no template to render it.
+            BadInput: a conversation, and no template to render it, or one that rejects it.
         """
         if not self.messages:
             return self.text
@@ -52,8 +55,7 @@ class Document:
                 "the data holds conversations (`messages`), but the tokenizer has no chat "
                 "template to render them; use text documents instead"
             )
-        tools = list(self.tools) or None
-        return str(tokenizer.apply_chat_template(list(self.messages), tools=tools, tokenize=False))
+        return render_chat(tokenizer, self.messages, self.where, tools=self.tools)
 
 
 class DocumentTokens(NamedTuple):
@@ -195,14 +197,19 @@ def _document(row: Any, where: str) -> Document:
         if isinstance(text := row.get("text"), str):
             return Document(text)
         if isinstance(messages := row.get("messages"), list) and all(map(_is_message, messages)):
-            if any("tool_calls" in message for message in messages):
+            if not all(map(_is_text, messages)):
                 messages = read_messages(where, "messages", messages)
-            return Document(messages=tuple(messages), tools=read_tools(where, row))
+            return Document(messages=tuple(messages), tools=read_tools(where, row), where=where)
     found = ", ".join(map(str, row))[:200] if isinstance(row, dict) else type(row).__name__
     raise BadInput(
         f"{where}: expected a field `text` (string) or `messages` (list of role and content), "
         f"found {found or 'an empty object'}"
     )
+
+
+def _is_text(message: dict[str, Any]) -> bool:
+    """Whether a message is a text and nothing else, which every template can write."""
+    return "tool_calls" not in message and isinstance(message["content"], str)
 
 
 def _is_message(message: Any) -> bool:

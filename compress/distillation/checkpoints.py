@@ -23,7 +23,7 @@ _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}[0-9]{{8,18}}")
 _HASHES = "sha256.json"
 # Settings that may differ when a run is resumed: they change neither data nor result.
-_MAY_CHANGE = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
+MAY_CHANGE = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
 _SETTINGS = "settings.json"
 _POLL_SECONDS = 0.2
 
@@ -182,7 +182,7 @@ class Checkpoints:
 
     def _check_settings(self) -> None:
         path = self.folder / _SETTINGS
-        ours = _fixed_settings(self.settings)
+        ours = fixed_settings(self.settings)
         theirs = self._first_settings(path)
         if theirs is None:
             replace_file(path, json.dumps(ours, indent=1).encode() + b"\n")
@@ -201,7 +201,7 @@ class Checkpoints:
             return None
         try:
             # Decoded, so that a setting added after the run was started has its default.
-            return _fixed_settings(msgspec.json.decode(path.read_bytes(), type=type(self.settings)))
+            return fixed_settings(msgspec.json.decode(path.read_bytes(), type=type(self.settings)))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
             if not self._found():  # interrupted before anything was trained
                 remove(path)
@@ -212,10 +212,10 @@ class Checkpoints:
             ) from None
 
 
-def _fixed_settings(settings: msgspec.Struct) -> dict[str, Any]:
-    """Settings that must be the same when a run is resumed."""
+def fixed_settings(settings: msgspec.Struct) -> dict[str, Any]:
+    """Settings that must be the same when a run is resumed, as JSON types."""
     values = json.loads(msgspec.json.encode(settings))
-    for name in _MAY_CHANGE:
+    for name in MAY_CHANGE:
         values.pop(name, None)
     return dict(values)
 

@@ -22,10 +22,11 @@ class Milestones:
         student: in training.
         step_tokens: tokens of one step.
         last_step: of the run, after which held-out rows are always measured.
+        steps: of the whole schedule; they may have fewer tokens than were requested.
         held_out: to measure on; None measures nothing.
         every: tokens between measurements.
         milestones: numbers of tokens after which the student is saved, at the end of the step
-            that reaches them.
+            that reaches them, or of the schedule.
         save: writes a model to a folder.
     """
 
@@ -35,6 +36,7 @@ class Milestones:
         student: Model,
         step_tokens: int,
         last_step: int,
+        steps: int,
         *,
         held_out: HeldOut | None,
         every: int,
@@ -42,7 +44,7 @@ class Milestones:
         save: Callable[[Model, Path], None],
     ) -> None:
         self.folder, self.student = folder, student
-        self.step_tokens, self.last_step = step_tokens, last_step
+        self.step_tokens, self.last_step, self.steps = step_tokens, last_step, steps
         self.held_out, self.every = held_out, every
         self.milestones, self.save = milestones, save
 
@@ -52,7 +54,8 @@ class Milestones:
         measure = self.held_out is not None and (
             tokens // self.every > before // self.every or step == self.last_step
         )
-        reached = [one for one in self.milestones if before < one <= tokens]
+        end = tokens if step < self.steps else max(self.milestones, default=0)
+        reached = [one for one in self.milestones if before < one <= end]
         if not measure and not reached:
             return
         model = gather_full_model(self.student)

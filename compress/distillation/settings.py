@@ -10,6 +10,8 @@ from edgelm.compress.distillation.loss.objective import LossKind, Objective
 from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed, Share
 from edgelm.errors import BadInput
 
+_FINAL_RATE, _FINAL_SHARE = 1e-5, 0.2  # of the peak
+
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long and in which steps to train; shared by all trainings of a recipe.
@@ -17,7 +19,8 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokens: tokens to train on, over all steps
     batch_size: rows per optimizer step, over all processes
     micro_batch: rows per forward pass on one process
-    final_learning_rate: learning rate of the last step
+    final_learning_rate: learning rate that the schedule falls to; by default 1e-5, but at most a
+        fifth of the peak
     warmup: share of the steps in which the learning rate rises
     schedule: learning rate after the warmup: `cosine` falls over all steps; `constant` stays;
         `wsd` (warmup, stable, decay; arXiv 2404.06395) falls linearly over the last `decay` share
@@ -34,7 +37,7 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokens: Count = 2_000_000
     batch_size: Count = 8
     micro_batch: Count = 8
-    final_learning_rate: NotNegative = 1e-5
+    final_learning_rate: NotNegative | None = None
     warmup: Part = 0.03
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     decay: Share = 0.2
@@ -107,6 +110,13 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
         """The loss on logits."""
         return Objective(self.loss, self.temperature, self.cross_entropy)
 
+    @property
+    def lowest_learning_rate(self) -> float:
+        """What the schedule falls to."""
+        if self.final_learning_rate is None:
+            return min(_FINAL_RATE, _FINAL_SHARE * self.learning_rate)
+        return self.final_learning_rate
+
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from zero."""
         warmup = math.ceil(self.warmup * self.steps)
@@ -114,12 +124,13 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             return self.learning_rate * (step + 1) / warmup
         if self.schedule == "constant":
             return self.learning_rate
-        span = self.learning_rate - self.final_learning_rate
+        final = self.lowest_learning_rate
+        span = self.learning_rate - final
         if self.schedule == "wsd":
             left = (self.steps - step) / (self.decay * self.steps)
-            return self.final_learning_rate + span * min(1.0, left)
+            return final + span * min(1.0, left)
         done = (step - warmup) / max(1, self.steps - warmup)
-        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
+        return final + span * 0.5 * (1 + math.cos(math.pi * done))
 
     def check(self, world_size: int = 1) -> None:
         """Raise BadInput for settings that contradict each other."""
@@ -147,6 +158,12 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise BadInput(
                 "on_policy and within_documents cannot be combined: what the student writes "
                 "continues the row; remove one of them"
+            )
+        if self.lowest_learning_rate > self.learning_rate:
+            raise BadInput(
+                f"final_learning_rate {self.lowest_learning_rate:g} is above the peak, "
+                f"learning_rate {self.learning_rate:g}: the rate would rise to the end; lower it, "
+                "or leave it out"
             )
         if self.temperature <= 0:
             raise BadInput(f"temperature {self.temperature:g}: expected a number above 0")

@@ -21,6 +21,7 @@ from edgelm.compress.distillation.loss.losses import Sampled, TopK
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model
 from edgelm.errors import BadInput, DoesNotFit
+from edgelm.files.disk_space import reserve
 from edgelm.files.staging import replace_file
 from edgelm.reasons import reason
 
@@ -89,7 +90,7 @@ def build_cache(
     Raises:
         BadInput: the folder holds a cache of another teacher, data or kind, or a damaged one;
             the vocabulary has fewer tokens than are to be stored.
-        DoesNotFit: the disk has too little space; nothing was written.
+        DoesNotFit: the disk has too little space (nothing was written), or is full meanwhile.
     """
     vocab = teacher.config.vocab_size
     limit = vocab if settings.kind == "top-k" else math.inf
@@ -117,11 +118,9 @@ def build_cache(
     for start in range(done, len(data), _BATCH):
         rows = range(start, min(start + _BATCH, len(data)))
         kept, probabilities = _predict(teacher, data.batch(rows), settings, start)
-        ids[rows.start : rows.stop] = kept
+        _store(folder / "ids.bin", ids, rows, kept)
         if values is not None:
-            values[rows.start : rows.stop] = probabilities
-            values.flush()
-        ids.flush()
+            _store(folder / "probabilities.bin", values, rows, probabilities)
         _write(folder, msgspec.structs.replace(record, done=rows.stop))
         if progress:
             progress(rows.stop)
@@ -166,6 +165,24 @@ def _map(path: Path, record: _Record, dtype: Any, mode: Any) -> Any:
     if mode != "w+" and not whole:
         raise BadInput(f"{path} is missing or damaged; remove the folder and build the cache again")
     return np.memmap(path, dtype, mode, shape=shape)
+
+
+def _store(path: Path, stored: Any, rows: range, values: np.ndarray[Any, Any]) -> None:
+    """Write some rows of a mapped file.
+
+    Raises:
+        DoesNotFit: the disk is full, which would end the process when a page is written.
+    """
+    each = stored[0].nbytes
+    try:
+        reserve(path, len(rows) * each, start=rows.start * each)
+        stored[rows.start : rows.stop] = values
+        stored.flush()
+    except OSError as error:
+        raise DoesNotFit(
+            f"no room for the teacher cache {path}: {error.strerror}; free some space and start "
+            f"again, which resumes after {rows.start:,} rows"
+        ) from None
 
 
 def _check_free_space(folder: Path, needed: int) -> None:

@@ -14,6 +14,7 @@ from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
 
 Better = Literal["lower", "higher"]
+_MAX_LOSS = 600.0  # nats; e to this power leaves room for the standard error
 Form = Literal["share", "fraction", "mean", "exp"]
 
 
@@ -32,8 +33,16 @@ class Difference(msgspec.Struct, frozen=True):
 
     @property
     def significant(self) -> bool:
-        """Whether it is more than two standard errors; of one item, no error is known."""
-        return self.n > 1 and abs(self.value) > 2 * self.error
+        """Whether it is more than two standard errors; of one item, no error is known.
+
+        Of perplexities, the logarithm of the ratio is compared with its error: the test is then the
+        same for a model that is better by a factor, and for one that is worse by it.
+        """
+        if self.ratio is not None and self.ratio_error is not None:
+            gap, error = math.log(self.ratio), self.ratio_error / self.ratio
+        else:
+            gap, error = self.value, self.error
+        return self.n > 1 and abs(gap) > 2 * error
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -61,7 +70,7 @@ class Metric(msgspec.Struct, frozen=True):
         else:
             error = _standard_error(self._influences())
         if self.form == "exp":
-            value = math.exp(value)
+            value = _exp(value)
             error *= value
         return Score(value, error, total, self.better, self.form in ("share", "fraction"))
 
@@ -81,7 +90,7 @@ class Metric(msgspec.Struct, frozen=True):
         gap, n = self.mean - other.mean, len(self.sums)
         if self.form != "exp":
             return Difference(gap, error, n)
-        ours, theirs, ratio = math.exp(self.mean), math.exp(other.mean), math.exp(gap)
+        ours, theirs, ratio = _exp(self.mean), _exp(other.mean), _exp(gap)
         # To first order, both by the error of the difference of the logarithms.
         return Difference(ours - theirs, error * ours, n, ratio, error * ratio)
 
@@ -116,6 +125,11 @@ def mean_of(values: Sequence[float], better: Better) -> Metric:
 def perplexity_of(losses: Sequence[float]) -> Metric:
     """Exp of the mean of a loss per item."""
     return Metric(tuple(losses), (1,) * len(losses), "lower", "exp")
+
+
+def _exp(loss: float) -> float:
+    """Finite for any loss, since JSON has no infinity; a broken model loses thousands of nats."""
+    return math.exp(max(-_MAX_LOSS, min(loss, _MAX_LOSS)))
 
 
 def _standard_error(influences: Sequence[float]) -> float:

@@ -54,12 +54,22 @@ Figures = Mapping[str, Metric | Score]
 
 
 class EvalContext(NamedTuple):
-    """The model to evaluate, and the options of all tasks."""
+    """The model to evaluate, and the options of all tasks.
+
+    longest: tokens of the longest row of text or haystack.
+    """
 
     backend: Backend
     limit: int | None
     max_new_tokens: int
     progress: Count
+    longest: int | None = None
+
+    @property
+    def length(self) -> int:
+        """The longest sequence of the model, or less where rows have to be shorter."""
+        own = self.backend.context
+        return own if self.longest is None else min(own, self.longest)
 
 
 def run_tasks(
@@ -94,17 +104,19 @@ def run_tasks(
     }
 
 
-def check_tasks(tasks: Sequence[Task], limit: int | None) -> None:
+def check_tasks(tasks: Sequence[Task], limit: int | None, context_length: int = 0) -> None:
     """Read the rows of all tasks, so that a mistake in the last is found before the first runs.
 
     Args:
         tasks: of `parse_tasks`.
         limit: as in `run_tasks`.
+        context_length: the longest sequence of the model; 0 if it is not known yet.
 
     Raises:
         BadInput, UnknownName, MissingPackage: as the task itself would.
     """
-    context = EvalContext(cast(Backend, _NoModel()), limit, MAX_NEW_TOKENS, no_progress)
+    backend = _NoModel() if not context_length else _OnlyContext(context_length)
+    context = EvalContext(cast(Backend, backend), limit, MAX_NEW_TOKENS, no_progress)
     for task in tasks:
         if task.kind in _TEXT_KINDS:
             next(iter(read_documents(task.name)), None)
@@ -124,6 +136,13 @@ class _NoModel:
         raise _ModelNeeded
 
 
+class _OnlyContext(_NoModel):
+    """A backend of which nothing but the length of its context is known."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+
+
 def run_task(
     backend: Backend,
     task: Task,
@@ -131,14 +150,18 @@ def run_task(
     limit: int | None,
     max_new_tokens: int,
     progress: Callable[[str], None],
+    longest: int | None = None,
 ) -> Figures:
-    """The figures of one task."""
+    """The figures of one task.
+
+    `longest` is the context of another model that gets the same rows, if it is shorter.
+    """
     left = TimeLeft()
 
     def show(done: int, of: int) -> None:
         progress(f"{task} {done}/{of}{left.text(done, of)}")
 
-    context = EvalContext(backend, limit, max_new_tokens, show)
+    context = EvalContext(backend, limit, max_new_tokens, show, longest)
     found = TASKS[task.kind](context, task.name)
     return {f"{task} {name}".strip(): figure for name, figure in found.items()}
 
@@ -229,7 +252,7 @@ def _function_rows(context: EvalContext, name: str) -> list[FunctionRow]:
 
 
 def _needle(context: EvalContext, name: str) -> Figures:
-    return needle(context.backend, context.limit, context.progress)
+    return needle(context.backend, context.limit, context.progress, context.length)
 
 
 def _persona(context: EvalContext, name: str) -> Figures:
@@ -255,5 +278,16 @@ assert tuple(TASKS) == KINDS
 
 
 def _text_rows(context: EvalContext, name: str) -> list[list[int]]:
-    length = min(_LENGTH, context.backend.context)
-    return context.backend.text_rows(read_documents(name), length, context.limit)
+    return text_rows(context.backend, name, context.limit, context.longest)
+
+
+def text_rows(
+    backend: Backend, name: str, limit: int | None, longest: int | None = None
+) -> list[list[int]]:
+    """The rows of tokens that `perplexity` and `kl` of a file are measured on.
+
+    Raises:
+        BadInput: a file of another form, or too little text for one row.
+    """
+    length = min(_LENGTH, backend.context, longest or _LENGTH)
+    return backend.text_rows(read_documents(name), length, limit)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from edgelm.compress.data.chat_template import render_chat
 from edgelm.compress.evaluation.backend import Answer, Call, Conversation, Progress
 from edgelm.compress.model import Model, Tokenizer, spec_of
 from edgelm.compress.synthesis.sampling import Sampling, sample, stop_ids
@@ -92,7 +93,8 @@ def prompt_ids(
     """Token ids of a conversation in the chat template, up to where the answer begins.
 
     Raises:
-        BadInput: no chat template, or a task that needs the runtime.
+        BadInput: no chat template, one that rejects the conversation, or a task that needs the
+            runtime.
     """
     if not tokenizer.chat_template:
         raise BadInput(
@@ -106,9 +108,7 @@ def prompt_ids(
                 "use; run this task with edge-eval, or a task by likelihood in a recipe"
             )
         return tools.prompt_ids(conversation)
-    text = tokenizer.apply_chat_template(
-        list(conversation.messages), tokenize=False, add_generation_prompt=True
-    )
+    text = render_chat(tokenizer, conversation.messages, "a conversation of the task", answers=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 

@@ -4,6 +4,7 @@ import msgspec
 
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.depth import with_depth
 from edgelm.spec.families.table import FAMILIES
 
 
@@ -24,8 +25,7 @@ class Shape(msgspec.Struct, frozen=True, order=True):
     def applied_to(self, spec: DecoderSpec) -> DecoderSpec:
         """The decoder in this shape with its first layers, which is enough for estimates."""
         sizes = msgspec.structs.asdict(self)
-        layers = spec.layers[: self.num_hidden_layers]
-        return msgspec.structs.replace(spec, **sizes, layers=layers)
+        return msgspec.structs.replace(with_depth(spec, self.num_hidden_layers), **sizes)
 
     def check_within(self, spec: DecoderSpec) -> None:
         """Raise BadInput unless the decoder can be pruned to this shape."""

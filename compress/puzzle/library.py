@@ -24,6 +24,7 @@ from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
 
 _STEP = "step"
+SMALLEST = 1e-12  # mean square of outputs, where a teacher's MLP does nothing
 
 
 class LayerMlps:
@@ -32,14 +33,15 @@ class LayerMlps:
     def __init__(self, layer: int, mlps: dict[int, nn.Module]) -> None:
         self.layer, self.mlps = layer, mlps
         self.step = 0
+        self.size = 0.0  # mean square of the teacher's outputs in this step's rows so far
         parameters = [one for mlp in mlps.values() for one in mlp.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.0)
 
     def learn(self, inputs: torch.Tensor, outputs: torch.Tensor, share: float) -> dict[int, float]:
-        """Add the gradients of a part of a step; returns the loss of each MLP.
+        """Add the gradients of a part of a step; returns the part of each MLP's squared error.
 
-        The loss is the squared error relative to the output's size, so that layers compare (Puzzle,
-        section 3).
+        `update` divides by the size of the outputs of the whole step, so that layers compare
+        (Puzzle, section 3) and the result does not depend on how a step is divided.
 
         Args:
             inputs: of the teacher's MLP [B, T, hidden].
@@ -48,17 +50,21 @@ class LayerMlps:
         """
         losses = {}
         target = outputs.float()
-        size = target.square().mean().clamp(min=1e-12)
+        self.size += share * float(target.square().mean())
         for width, mlp in self.mlps.items():
-            loss = (mlp(inputs).float() - target).square().mean() / size
+            loss = (mlp(inputs).float() - target).square().mean()
             (loss * share).backward()
             losses[width] = share * float(loss.detach())
         return losses
 
     def update(self, learning_rate: float) -> None:
-        """One step of the optimizer."""
+        """One step of the optimizer, by the errors relative to the outputs' size."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad /= max(self.size, SMALLEST)
+        self.size = 0.0
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1

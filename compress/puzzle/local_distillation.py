@@ -18,7 +18,7 @@ from edgelm.compress.data.packing import PackedTokens
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.train import rows_of_step
 from edgelm.compress.model import Model
-from edgelm.compress.puzzle.library import LayerMlps, layer_file
+from edgelm.compress.puzzle.library import SMALLEST, LayerMlps, layer_file
 from edgelm.errors import Diverged
 from edgelm.files.sealed_tensors import is_sealed
 from edgelm.spec.decoder import DecoderSpec
@@ -100,6 +100,8 @@ def _gradients(
             _learning(teacher, spec, layers, share, losses),
         ):
             teacher.model(input_ids=data.batch(part).to(device), use_cache=False)
+    sizes = {one.layer: max(one.size, SMALLEST) for one in layers}
+    losses = {key: loss / sizes[key[0]] for key, loss in losses.items()}
     for (layer, width), loss in losses.items():
         if not loss < float("inf"):
             raise Diverged(

@@ -7,7 +7,7 @@ import msgspec
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.drafting.settings import DraftSettings
 from edgelm.compress.puzzle.settings import PuzzleSettings
-from edgelm.compress.ranges import Count, Seed
+from edgelm.compress.ranges import Count, RowLength, Seed
 from edgelm.compress.recipe.tables import (
     Align,
     Correct,
@@ -25,6 +25,7 @@ from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8, parse_precision
 
 _SHAPES = ("search", "prune", "puzzle", "draft")
+_FEWEST_PARAMETERS = 1000  # of the smallest models of tests, which have a few thousand
 _QAD_GROUP = 64  # of the layers that its figures were measured with
 
 
@@ -64,7 +65,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: tuple[str, ...] = ()
     held_out: str | None = None
     student: str | None = None
-    sequence_length: Count = 512
+    sequence_length: RowLength = 512
     max_tokens: Count | None = None
     packing_processes: Count = 1
     within_documents: bool = False
@@ -100,17 +101,20 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.qad:
             self.qad.check(self.target)
+        self.importance.check()
+        if self.distill:
+            self.distill.check()
         self._check_layer_map()
         self._check_milestones()
+        if self.max_tokens is not None and self.max_tokens < self.sequence_length:
+            raise BadInput(
+                f"max_tokens = {self.max_tokens:,} makes no row of sequence_length = "
+                f"{self.sequence_length:,} tokens; raise it"
+            )
         if self.distill and self.distill.cache and self.within_documents:
             raise BadInput(
                 "[distill.cache] stores what the teacher predicts with attention over whole rows; "
                 "remove it, or within_documents"
-            )
-        if self.distill and self.distill.on_policy and self.distill.cache:
-            raise BadInput(
-                "[distill] on_policy needs a live teacher to score what the student writes; remove "
-                "[distill.cache]"
             )
         if self.align and not self.align.data:
             raise BadInput("[align] needs `data`, a JSONL file of conversations")
@@ -132,6 +136,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadInput(
                 "`student` names an existing student; remove it, or remove [search], [prune], "
                 "[puzzle], [draft] and [vocabulary]"
+            )
+        count = self.target.parameters
+        if count is not None and 1 < count < _FEWEST_PARAMETERS:
+            raise BadInput(
+                f"[target] parameters = {count:g} is a number of parameters, since it is above 1, "
+                "and no model is that small; give a share of the teacher's up to 1, or a number "
+                "such as 100_000_000"
             )
         if (self.search or self.puzzle) and not self.target_limits:
             raise BadInput(
@@ -180,6 +191,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }
         known |= {"sequence_length": self.sequence_length, "seed": self.seed, "bf16": bf16}
         known["within_documents"] = self.within_documents
+        if isinstance(table, Correct):
+            known |= {"learning_rate": self.correction_rate, "cross_entropy": 1.0}
         settings = Distillation(**(known | over))
         settings.check()
         return settings

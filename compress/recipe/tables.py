@@ -107,6 +107,21 @@ class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
     layer_task: str = ""
     refit: bool = True
 
+    def check(self) -> None:
+        """Raise BadInput for settings that would not be used."""
+        if self.layers == "block_influence" and (self.layer_task or self.layer_samples):
+            name = "layer_task" if self.layer_task else "layer_samples"
+            raise BadInput(
+                f'[importance] {name} is not used with layers = "block_influence", which takes '
+                'all scores from one pass over the samples; set layers = "loss" or "block", or '
+                "remove it"
+            )
+        if self.layer_task.partition(":")[0] == "kl":
+            raise BadInput(
+                "[importance] layer_task: kl compares a student with its teacher, and layers are "
+                "ranked before there is a student; use perplexity or an accuracy"
+            )
+
 
 class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     """An explicit shape instead of a search; sizes that are left out stay the teacher's.
@@ -158,6 +173,37 @@ class DistillStage(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
     evaluate_every: Count | None = None
     milestones: tuple[Count, ...] = ()
     cache: CacheSettings | None = None
+
+    def check(self) -> None:
+        """Raise BadInput for settings of which one would override the other."""
+        hidden = "hidden_states" if self.hidden_states else "layer_map"
+        if self.hidden_states and self.layer_map:
+            raise BadInput(
+                "[distill] hidden_states is the paper's layer map, and layer_map another one; "
+                "remove one of them"
+            )
+        if (self.hidden_states or self.layer_map) and (self.cache or self.cross_entropy == 1):
+            other = "[distill.cache]" if self.cache else "cross_entropy = 1"
+            raise BadInput(
+                f"[distill] {hidden} compares hidden states with those of the teacher, which "
+                f"{other} does not run; remove one of them"
+            )
+        if self.cache and self.cross_entropy == 1:
+            raise BadInput(
+                "[distill] cross_entropy = 1 trains without a teacher, so that the predictions of "
+                "[distill.cache] are not read; remove one of them"
+            )
+        if self.cache and self.on_policy:
+            raise BadInput(
+                "[distill] on_policy needs a live teacher to score what the student writes; remove "
+                "[distill.cache]"
+            )
+        if self.cache and (self.loss != "forward-kl" or self.temperature != 1):
+            raise BadInput(
+                f'[distill] loss = "{self.loss}" at temperature {self.temperature:g} needs a live '
+                "teacher: a cache serves forward-kl at temperature 1 only; remove [distill.cache], "
+                "or these settings"
+            )
 
 
 class Qad(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -91,6 +91,7 @@ class RunFolder:
         work: Callable[[Path], StageRecord],
         *,
         collective: bool = False,
+        length: int | None = None,
     ) -> tuple[Path, str]:
         """Run a stage unless its result exists.
 
@@ -101,12 +102,16 @@ class RunFolder:
             inputs: everything that the result depends on, as JSON types.
             work: called with the stage's folder, where it writes its results.
             collective: whether all processes do the work, as in training.
+            length: how far the work goes, if more of it continues what a shorter one left in the
+                folder; not among `inputs`.
 
         Returns:
             The stage's folder, and the hash of its inputs for those of later stages.
         """
         inputs = {"stage": name, "edgelm": __version__, **inputs}
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+        begun = {"key": _hash_of(inputs), "length": length}
+        key = _hash_of(inputs if length is None else {**inputs, "length": length})
+        content = {"key": key, "inputs": inputs, "begun": begun}
         folder = self.folder / name
         if not is_main_process():
             self._wait_for_main(folder, key, work if collective else None)
@@ -120,20 +125,23 @@ class RunFolder:
                 return folder, key
             self.report(f"{name}: {folder / damaged} is missing or damaged, rerunning")
             self._set_aside(folder)
+        elif _is_shorter(folder / _INPUTS, begun):
+            self.report(f"{name}: continuing the result of a shorter run")
+            remove(folder / _DONE)
+            _write_inputs(folder, content)
         elif folder.exists() and _key_of(folder / _INPUTS) != key:
             self.report(f"{name}: inputs changed, rerunning")
             self._set_aside(folder)
         if not folder.exists():
             folder.mkdir(parents=True)
-            content = {"key": key, "inputs": inputs}
-            replace_file(folder / _INPUTS, json.dumps(content, indent=1).encode() + b"\n")
+            _write_inputs(folder, content)
         else:
             # Otherwise a partial file would count as one of the results.
             remove_abandoned_files(folder)
             self.report(f"{name}: resuming")
-        begun = time.monotonic()
+        started = time.monotonic()
         record = work(folder)
-        seconds = record.seconds + time.monotonic() - begun
+        seconds = record.seconds + time.monotonic() - started
         record = msgspec.structs.replace(record, seconds=round(seconds, 1))
         result = Result(key, record, _results(folder)).sealed()
         replace_file(folder / _DONE, msgspec.json.encode(result))
@@ -219,6 +227,24 @@ def _is_run(folder: Path) -> bool:
         HASHES not in path.name if path.is_file() else any(path.iterdir())
         for path in folder.iterdir()
     )
+
+
+def _hash_of(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write_inputs(folder: Path, content: dict[str, Any]) -> None:
+    replace_file(folder / _INPUTS, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _is_shorter(path: Path, begun: dict[str, Any]) -> bool:
+    """Whether a folder's stage is the one that `begun` describes, and was to end earlier."""
+    try:
+        before = json.loads(path.read_text())["begun"]
+        same = before["key"] == begun["key"]
+        return bool(same and before["length"] < begun["length"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _key_of(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from edgelm.compress.model import load_tokenizer, save_model
 from edgelm.compress.recipe.tables import Synthesize
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.stages.state import DATA_FILE, HELD_OUT_FILE, State, plain, stage_record
+from edgelm.errors import BadInput
 
 
 def synthesize_text(state: State, settings: Synthesize) -> None:
@@ -106,8 +107,7 @@ def pack_rows(state: State) -> None:
             progress=shown,
         )
         if state.recipe.held_out:
-            documents = read_documents(state.recipe.held_out)
-            pack(documents, state.tokenizer, length, folder / HELD_OUT_FILE)
+            _pack_held_out(state, state.recipe.held_out, folder / HELD_OUT_FILE)
         return stage_record("data", None, {"tokens": tokens.tokens, "rows": len(tokens)})
 
     inputs = {
@@ -118,3 +118,25 @@ def pack_rows(state: State) -> None:
         "max_tokens": state.recipe.max_tokens,
     }
     state.data_folder, state.data_key = state.run.stage("data", inputs, work)
+    _check_rows(state)
+
+
+def _pack_held_out(state: State, source: str, path: Path) -> None:
+    try:
+        pack(read_documents(source), state.tokenizer, state.recipe.sequence_length, path)
+    except BadInput as error:
+        raise BadInput(f"held_out: {error}") from None
+
+
+def _check_rows(state: State) -> None:
+    """Raise BadInput now if a training would find fewer rows than it has in one step."""
+    recipe, data = state.recipe, state.data()
+    for name in ("correct", "distill", "qad", "puzzle"):
+        table = getattr(recipe, name)
+        if table is not None and table.batch_size > len(data):
+            held_out = "" if recipe.held_out else " that are not held out"
+            raise BadInput(
+                f"[{name}] batch_size = {table.batch_size:,}: the data has {len(data):,} rows of "
+                f"{data.length:,} tokens{held_out}, fewer than one step needs; give more text, or "
+                "lower batch_size or sequence_length"
+            )

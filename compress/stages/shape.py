@@ -10,6 +10,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.packing import calibration_rows
+from edgelm.compress.distillation.checkpoints import fixed_settings
 from edgelm.compress.distillation.loss.layer_map import default_map
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.evaluation.evaluate import evaluate
@@ -135,7 +136,7 @@ def search_shape(state: State) -> Shape:
 
     inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
     inputs["profile"] = plain(cost.profile)["settings"]
-    inputs["schedule"] = plain(schedule)["settings"]
+    inputs["schedule"] = fixed_settings(schedule)
     folder, _ = state.run.stage("search", inputs, work, collective=True)
     content = (folder / "candidates.json").read_bytes()
     state.candidates = msgspec.json.decode(content, type=list[Candidate])

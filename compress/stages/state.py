@@ -17,6 +17,7 @@ from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.arithmetic import TORCH_TYPES, Arithmetic, measure_arithmetic
 from edgelm.compress.data.documents import Document, read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
+from edgelm.compress.distillation.checkpoints import fixed_settings
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.model import (
     Model,
@@ -55,6 +56,7 @@ class State:
         self.teacher: Checkpoint = self.source
         self.original: Checkpoint = self.source  # the teacher before correction
         self.tokenizer: Tokenizer = load_tokenizer(self.source)
+        check_vocabulary(self.source.spec.vocab_size, self.tokenizer)
         self.tokenizer_key = tokenizer_sha256(self.tokenizer)
         content = [self.source_hash, self.source.config, self.tokenizer_key]
         self.teacher_key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -161,7 +163,11 @@ class State:
         return Hessians(folder, self.teacher.spec, parts=REFITTED, tokens=1)
 
     def inputs(self, settings: Any, upstream: str) -> dict[str, Any]:
-        """What a stage's result depends on: settings, starting point, teacher and data."""
+        """What a stage's result depends on: settings, starting point, teacher and data.
+
+        Settings of a training that do not change its result are left out, so that it resumes on a
+        machine with less memory.
+        """
         keys = {
             "teacher": self.teacher_key,
             "student": self.student_key,
@@ -169,12 +175,13 @@ class State:
         }
         chosen = {upstream: keys[upstream], "teacher": self.teacher_key, "data": self.data_key}
         chosen |= {"arithmetic": self.arithmetic}
-        return {**chosen, "seed": self.recipe.seed, **plain(settings)}
+        values = {"settings": fixed_settings(settings)}
+        return {**chosen, "seed": self.recipe.seed, **values}
 
     def load(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Model:
         """A model on this process's device."""
         model = load_model(checkpoint, dtype=dtype, device=self.device)
-        check_vocabulary(model, self.tokenizer)
+        check_vocabulary(model.config.vocab_size, self.tokenizer)
         return model
 
     def load_student(self) -> Model:

@@ -29,7 +29,7 @@ def correct_teacher(state: State, settings: Correct) -> None:
     """Fine-tune the teacher on the data."""
     rate = state.recipe.correction_rate
     inputs = state.inputs(settings, "teacher") | {"learning_rate": rate}
-    distillation = state.training(settings, cross_entropy=1.0, learning_rate=rate)
+    distillation = state.training(settings)
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
@@ -69,6 +69,7 @@ def distill_student(state: State, table: DistillStage) -> None:
             student,
             settings.step_tokens,
             settings.last_step,
+            settings.steps,
             held_out=HeldOut(live, state.held_out(), shared=True) if table.evaluate_every else None,
             every=table.evaluate_every or settings.tokens,
             milestones=table.milestones,
@@ -85,7 +86,11 @@ def distill_student(state: State, table: DistillStage) -> None:
         return stage_record("distill", settings, figures, tokens=settings.trained_tokens)
 
     inputs = state.inputs(settings, "student") | {"cache": plain(cache)["settings"]}
-    folder, key = state.run.stage("distill", inputs, work, collective=True)
+    if settings.layer_map:  # its weight follows the losses of each micro-batch
+        inputs["micro_batch"] = settings.micro_batch
+    folder, key = state.run.stage(
+        "distill", inputs, work, collective=True, length=settings.trained_tokens
+    )
     state.use_student(folder, key)
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgelm.compress.data.chat_template import render_chat
 from edgelm.compress.data.conversations import ChatPrompt, read_prompts
 from edgelm.compress.data.messages import Messages
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.synthesis.sampling import Sampling
 from edgelm.errors import BadInput
-from edgelm.reasons import reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +144,7 @@ def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: To
 
 
 def _rendered(tokenizer: Tokenizer, prompt: ChatPrompt) -> tuple[int, ...]:
-    from jinja2 import TemplateError
-
-    try:
-        text = tokenizer.apply_chat_template(
-            list(prompt.messages),
-            tools=list(prompt.tools) or None,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    except TemplateError as error:
-        raise BadInput(
-            f"{prompt.where}: the chat template rejects the conversation: {reason(error)}"
-        ) from None
+    text = render_chat(tokenizer, prompt.messages, prompt.where, tools=prompt.tools, answers=True)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

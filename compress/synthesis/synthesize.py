@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from edgelm.compress.data.chat_template import render_chat
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
 from edgelm.compress.synthesis.log import Manifest, SynthesisLog
@@ -50,7 +51,7 @@ _STOCK_PHRASE = 8  # words; a shorter answer may be right for several questions
 _ADVICE = {
     EMPTY: "give prompts, or from Python starts, that the model continues",
     UNFINISHED: "raise max_new_tokens",
-    TOO_SHORT: "lower min_characters",
+    TOO_SHORT: "raise max_new_tokens, or lower the filter's min_characters",
     UNPRINTABLE: "lower the temperature or top_p",
     REPETITIVE: "raise the temperature or top_p",
     DUPLICATE: "raise the temperature or give more prompts",
@@ -230,7 +231,7 @@ def _row(tokenizer: Tokenizer, source: str, prompt: Prompt, text: Sampled) -> di
         return {"text": written, "source": source}
     messages = [*prompt.messages, {"role": "assistant", "content": written}]
     offered = {"tools": list(prompt.tools)} if prompt.tools else {}
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, **offered)
+    rendered = render_chat(tokenizer, messages, "an answer", tools=prompt.tools)
     return {"text": rendered, "source": source, "messages": messages, **offered}
 
 

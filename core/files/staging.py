@@ -35,6 +35,7 @@ from edgelm.files.replacing import (
 
 __all__ = [
     "Listing",
+    "check_output_folder",
     "check_replaceable",
     "check_separate",
     "exclusive_lock",
@@ -88,6 +89,21 @@ def staged_folder(target: Path, *, marker: str, listing: Listing) -> Iterator[Pa
     finally:
         _restore(staging, target)
         _remove(staging, handle)
+
+
+def check_output_folder(folder: Path, option: str) -> None:
+    """Raise BadInput, before long work, if a folder can be neither written to nor made.
+
+    Args:
+        folder: where the results will go.
+        option: that named it, e.g. `--out`.
+    """
+    path = folder.absolute()
+    place = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    if not place.is_dir():
+        raise BadInput(f"{option} {folder}: {place} is a file; expected a folder for the results")
+    if not os.access(place, os.W_OK):
+        raise BadInput(f"{option} {folder}: no permission to write into {place}")
 
 
 def check_replaceable(target: Path, *, marker: str, listing: Listing | None = None) -> None:

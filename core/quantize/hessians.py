@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgelm.files.disk_space import reserve
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import HEAD, TABLES, experts_in, groups, tensor_names
 from edgelm.spec.tensor_names import stored_name
@@ -59,7 +60,12 @@ class Hessians:
         """Collect the inputs of every group while the model runs in this block.
 
         `model` is a causal language model of transformers; its head need not run.
+
+        Raises:
+            OSError: the disk is too full for the files.
         """
+        for group in self.groups:
+            reserve(self._path(group), 4 * self._channels[group] ** 2)
         hooks = [
             # The head is applied to the output of the last norm.
             model.get_submodule(self._last_norm).register_forward_hook(
@@ -124,8 +130,7 @@ class Hessians:
 
     def _sum(self, group: str) -> torch.Tensor:
         size = self._channels[group]
-        # A new file is sparse and reads as zeros. It is mapped for each use, so that no pages stay
-        # mapped.
+        # A new file reads as zeros. It is mapped for each use, so that no pages stay mapped.
         path = str(self._path(group))
         return torch.from_file(path, shared=True, size=size * size).view(size, size)
 

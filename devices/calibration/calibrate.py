@@ -23,7 +23,7 @@ from edgelm.devices.detection.threads import physical_cores
 from edgelm.devices.kernels import KERNELS
 from edgelm.devices.profile import ENVIRONMENT, read_profile
 from edgelm.errors import BadInput, DoesNotFit
-from edgelm.files.staging import replace_file
+from edgelm.files.staging import check_output_folder, replace_file
 from edgelm.quantize.precision import KV_BYTES, KvType
 
 # The same bytes in many narrow layers and in few wide ones separate the cost of a layer from that
@@ -69,11 +69,12 @@ def calibrate(folder: Path | None, *, threads: int | None, progress: Callable[[s
     """Write `cpu.toml` for this machine; return its path.
 
     Raises:
-        BadInput: no folder to write to.
+        BadInput: no folder to write to, or one that cannot be written to.
         DoesNotFit: less than 3 GB of memory are free.
         MissingPackage: onnx or ONNX Runtime is not installed.
     """
     folder = folder or _first_folder()
+    check_output_folder(folder, "--output")
     if available_bytes() < _NEEDED_BYTES:
         raise DoesNotFit(
             f"calibration needs {_NEEDED_BYTES / 1e9:.0f} GB of free memory, "

@@ -225,13 +225,19 @@ def test_a_text_that_is_too_short_is_reported_before_anything_is_measured(
     assert "loading" not in error
 
 
+@pytest.mark.parametrize("kind", ["tests", "speculation", "plan"])
 def test_a_report_that_cannot_be_written_is_reported_before_anything_is_measured(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
+    options: dict[str, list[str | Path]] = {
+        "tests": [bundle, "--no-quality"],
+        "speculation": [bundle, "--speculation", "lookup"],
+        "plan": ["--check-plan"],
+    }
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "report"
-    assert bench(out, bundle, "--no-quality") == 2
-    expected = f"error: --out {out}: {tmp_path}/file is a file; expected a folder for the report\n"
+    assert bench(out, *options[kind]) == 2
+    expected = f"error: --out {out}: {tmp_path}/file is a file; expected a folder for the results\n"
     assert capsys.readouterr().err == expected
 
 

@@ -113,6 +113,7 @@ def _watch(folder: Path, student: Any, teacher: Any) -> Milestones:
         student,
         SETTINGS.step_tokens,
         SETTINGS.last_step,
+        SETTINGS.steps,
         held_out=HeldOut(teacher, rows(10, seed=1).batch(range(10)), shared=True),
         every=3 * SETTINGS.step_tokens,
         milestones=(4 * SETTINGS.step_tokens,),

@@ -290,7 +290,7 @@ def test_licence_and_type(bench: Path, tmp_path: Path) -> None:
         (
             (PRUNE, DISTILL.replace("batch_size = 4", "batch_size = 1024")),
             BadInput,
-            "fewer than the 1024 of one step",
+            "fewer than one step needs",
         ),
     ],
 )

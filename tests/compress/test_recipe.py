@@ -60,6 +60,10 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (f"{LEAST}[target]\nparameters = 0.5\n[search]\n[prune]\n", "remove one of them"),
+        (
+            f"{LEAST}[target]\nparameters = 1.5\n[search]\n",
+            "parameters = 1.5 is a number of parameters, since it is above 1, .* a share",
+        ),
         (f"{LEAST}[search]\n", r"\[search\] needs a budget: give \[target\] parameters"),
         (f"{LEAST}[target]\ncontext = 512\n[search]\n", "needs a budget"),
         (
@@ -75,6 +79,50 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         (
             f"{LEAST}[distill]\ntokens = 1000\nmilestones = [500, 2000]\n",
             r"milestones: 2,000 tokens are never reached, since tokens = 1,000; remove it",
+        ),
+        (
+            f"{LEAST}[distill]\nhidden_states = true\nlayer_map = [[0, 0]]\n",
+            "hidden_states is the paper's layer map, and layer_map another one; remove one",
+        ),
+        (
+            f"{LEAST}[distill]\nhidden_states = true\n[distill.cache]\n",
+            r"hidden_states compares .* which \[distill.cache\] does not run; remove one of them",
+        ),
+        (
+            f"{LEAST}[distill]\nlayer_map = [[0, 0]]\ncross_entropy = 1.0\n",
+            "layer_map compares .* which cross_entropy = 1 does not run; remove one of them",
+        ),
+        (
+            f"{LEAST}[distill]\ncross_entropy = 1.0\n[distill.cache]\n",
+            r"predictions of \[distill.cache\] are not read; remove one of them",
+        ),
+        (
+            f"{LEAST}[distill]\nloss = 'jsd'\n[distill.cache]\n",
+            r'loss = "jsd" at temperature 1 needs a live teacher: .* remove \[distill.cache\]',
+        ),
+        (
+            f"{LEAST}[distill]\ntemperature = 2.0\n[distill.cache]\n",
+            "at temperature 2 needs a live teacher",
+        ),
+        (
+            f"{LEAST}[distill]\non_policy = 0.5\n[distill.cache]\n",
+            "on_policy needs a live teacher",
+        ),
+        (
+            f"{LEAST}[importance]\nlayer_task = 'last_word:l.jsonl'\n[distill]\n",
+            'layer_task is not used with layers = "block_influence", .* set layers = "loss"',
+        ),
+        (
+            f"{LEAST}[importance]\nlayer_samples = 4\n[distill]\n",
+            "layer_samples is not used with layers",
+        ),
+        (
+            f"{LEAST}[importance]\nlayers = 'loss'\nlayer_task = 'kl:v.jsonl'\n[distill]\n",
+            "layer_task: kl compares a student with its teacher",
+        ),
+        (
+            f"{LEAST}max_tokens = 500\n[distill]\n",
+            "max_tokens = 500 makes no row of sequence_length = 512 tokens; raise it",
         ),
         (f"{LEAST}[align]\ndata = 'd'\nbeta = 0.2\n", r"beta belongs to method = .dpo.; remove it"),
         (f"{LEAST}[align]\ndata = 'd'\nmax_length = 1\n", "max_length is 1, expected 2 tokens"),
@@ -251,7 +299,10 @@ def test_an_asked_shape_replaces_only_what_it_names(tmp_path: Path) -> None:
     assert prune.shape(Shape(4, 64, 96, 4, 2)) == Shape(4, 48, 96, 2, 2)
 
 
-def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "end", ["layer_map = [[-1, -1], [1, 2]]", '[distill.cache]\nkind = "top-k"\n']
+)
+def test_written_as_toml_and_read_back(tmp_path: Path, end: str) -> None:
     text = f"""{LEAST}
         held_out = 'a "quoted" \\ name'
         [target]
@@ -261,10 +312,9 @@ def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
         num_hidden_layers = 2
         [distill]
         learning_rate = 1e-05
-        layer_map = [[-1, -1], [1, 2]]
+        milestones = [1_000_000, 2_000_000]
         compile = true
-        [distill.cache]
-        kind = "top-k"
+        {end}
         [evaluate]
         tasks = ["lm-eval:größe"]
     """
@@ -275,7 +325,7 @@ def test_written_as_toml_and_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        (f"{LEAST}sequence_length = 0\n[distill]\n", "sequence_length"),
+        (f"{LEAST}sequence_length = 1\n[distill]\n", "sequence_length"),
         (f"{LEAST}seed = -1\n[distill]\n", "seed"),
         (f"{LEAST}max_tokens = -5\n[distill]\n", "max_tokens"),
         (f"{LEAST}[distill]\nbatch_size = 0\n", "distill.batch_size"),

@@ -178,3 +178,47 @@ def test_two_processes_make_the_student_of_one(folder: Path, tmp_path: Path) -> 
     for task, figures in one.evaluation.items():
         for who, figure in figures.items():
             assert both.evaluation[task][who].value == pytest.approx(figure.value, rel=0.02)
+
+
+def test_less_memory_continues_the_training(folder: Path, tmp_path: Path) -> None:
+    """Settings that change no result rerun nothing, whether the stage is done or interrupted."""
+    parts = tuple(part.replace("micro_batch = 2", "micro_batch = 1") for part in USUAL)
+    parts = tuple(part.replace("checkpoint_steps = 2", "checkpoint_steps = 3") for part in parts)
+    _, found = again(folder, copy_of_run(folder, tmp_path / "done"), *parts)
+    assert set(found.values()) == {"skipped"}
+    recipe = write_recipe(folder, TEACHER, *USUAL, name="killed")
+    missing = ("distill", "qad", "evaluate")
+    student = copy_of_run(folder, tmp_path / "student", without=missing)
+    assert run(str(recipe), str(student), "--die-at", "distill: step 5/") == -9
+    lines: list[str] = []
+    compress_model(recipe_of(folder, *parts), student, report=lines.append)
+    assert "distill: resuming" in lines
+    ours = weights_of(student.with_name("student.run") / "distill" / "model")
+    for name, tensor in weights_of(folder / "student.run" / "distill" / "model").items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=2e-5)
+
+
+def test_a_run_that_ended_early_is_continued(folder: Path, tmp_path: Path) -> None:
+    """`stop_after` raised or removed: the rest of the same schedule, not all of it again."""
+    student = tmp_path / "student"
+    usual = ("seed = 3\n", CORRECT, PRUNE)
+    for part in ("stop_after = 384\n", "stop_after = 640\n", ""):
+        lines: list[str] = []
+        record = compress_model(
+            recipe_of(folder, *usual, DISTILL + part), student, report=lines.append
+        )
+        shorter = "distill: continuing the result of a shorter run" in lines
+        assert shorter == (part != "stop_after = 384\n")
+        steps = (student.with_name("student.run") / "distill" / "metrics.jsonl").read_text()
+        tokens = stage(record, "distill").tokens
+        assert tokens == {"stop_after = 384\n": 384, "stop_after = 640\n": 640, "": 1024}[part]
+        assert len(steps.splitlines()) == tokens // 128
+    whole = folder / "student.run" / "distill" / "model"
+    assert same(
+        weights_of(student.with_name("student.run") / "distill" / "model"), weights_of(whole)
+    )
+    lines = []
+    compress_model(
+        recipe_of(folder, *usual, DISTILL + "stop_after = 384\n"), student, report=lines.append
+    )
+    assert "distill: inputs changed, rerunning" in lines, "what is past the end cannot be undone"

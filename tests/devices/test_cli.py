@@ -16,7 +16,7 @@ from edgelm.devices.cli import main
 from edgelm.devices.detection.machine import Machine
 from edgelm.devices.doctor import CheckResult
 from edgelm.devices.planner.models.smaller_models import SmallerModel
-from edgelm.devices.planner.plan import choices
+from edgelm.devices.planner.plan import choices, plan
 from edgelm.devices.profile import ENVIRONMENT, Profile
 from edgelm.planning import Plan, PlanRequest
 from tests.core.spec.test_decoder import CONFIG
@@ -156,6 +156,16 @@ def test_plan_of_what_nothing_helps(run: Run, model: Path) -> None:
     assert out.endswith("No pruned version of this model would meet the request either.\n")
 
 
+def test_a_plan_that_fails_says_why_in_json_too(run: Run, model: Path) -> None:
+    words = ("plan", model, "--target", "rtx-4060-laptop", "--max-memory", "6GB")
+    _, text, _ = run(*words)
+    code, out, _ = run(*words, "--json")
+    assert code == 1
+    best = json.loads(out)["choices"][0]
+    assert f"missing         {best['missing'][0]}" in text
+    assert f"try             {best['advice'][0]}" in text
+
+
 def test_plan_as_json(run: Run, model: Path) -> None:
     code, out, _ = run(
         "plan", model, "--target", "jetson-orin-nano", "--max-memory", "6GB", "--json"
@@ -163,7 +173,10 @@ def test_plan_as_json(run: Run, model: Path) -> None:
     answer = msgspec.json.decode(out, type=Answer, strict=True)
     assert code == 1
     assert not answer.works
-    assert answer.choices == choices(LARGE, ORIN, PlanRequest(max_memory_bytes=6_000_000_000))
+    request = PlanRequest(max_memory_bytes=6_000_000_000)
+    best, *others = choices(LARGE, ORIN, request)
+    chosen = msgspec.structs.replace(request, precision=best.precision, kv=best.kv)
+    assert answer.choices == [plan(LARGE, ORIN, chosen), *others]
     assert [shape.plan.works for shape in answer.shapes] == [True, True, True]
     fields = json.loads(out)["choices"][0]
     assert fields["target"] == "jetson-orin-nano-8gb-super"

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -139,3 +140,17 @@ def test_a_folder_that_cannot_be_written(
     assert message in failure.splitlines()[-1]
     assert str(folder / "output") in failure or f"{folder}/.output" in failure
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("kind", ["teacher cache", "moments"])
+def test_a_mapped_file_on_a_full_disk(disk: Path, tmp_path: Path, kind: str) -> None:
+    """An error and not SIGBUS, which ends a process without a word."""
+    fill(disk, but=1 << 18)
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.faults.mapped_files", kind, str(disk)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "No space left on device" in found.stdout

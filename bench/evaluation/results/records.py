@@ -59,7 +59,8 @@ class Evaluation(msgspec.Struct, frozen=True):
 class TaskItems(msgspec.Struct, frozen=True):
     """One model's figures on one task item by item; `key` names all that they depend on.
 
-    `dialogs` are answers that a judge compares.
+    `dialogs` are answers that a judge compares. `rows_sha256` is of the tokens of a text, which two
+    tokenizers divide differently.
     """
 
     key: str
@@ -67,6 +68,7 @@ class TaskItems(msgspec.Struct, frozen=True):
     metrics: dict[str, Metric]
     scores: dict[str, Score]
     dialogs: tuple[tuple[str, ...], ...] = ()
+    rows_sha256: str = ""
 
     def all_scores(self) -> dict[str, Score]:
         """Means and standard errors of all figures."""

@@ -7,6 +7,8 @@ from edgelm.bench.evaluation.results.records import Evaluation
 from edgelm.compress.evaluation.metrics import Difference
 from edgelm.compress.evaluation.tasks.scores import Score
 
+_LARGE = 1e7  # a perplexity beyond it is that of a broken model
+
 
 class Line(NamedTuple):
     """One figure: its name, the model's value, the source's, and the difference."""
@@ -39,17 +41,22 @@ def table_lines(evaluation: Evaluation) -> list[Line]:
 def score_text(score: Score) -> str:
     """A value with its standard error and count; shares in percent."""
     scale, unit, digits = _scale(score)
-    error = "" if score.error is None else f" ± {score.error * scale:.{digits}f}"
-    return f"{score.value * scale:.{digits}f}{error}{unit} (n {score.n:,})"
+    error = "" if score.error is None else f" ± {_number(score.error * scale, digits)}"
+    return f"{_number(score.value * scale, digits)}{error}{unit} (n {score.n:,})"
 
 
 def difference_text(gap: Difference, score: Score) -> str:
     """A paired difference with its standard error."""
-    if gap.ratio is not None:
-        return f"×{gap.ratio:.4f} ± {gap.ratio_error:.4f}"
+    if gap.ratio is not None and gap.ratio_error is not None:
+        return f"×{_number(gap.ratio, 4)} ± {_number(gap.ratio_error, 4)}"
     scale, unit, digits = _scale(score)
     points = " points" if unit else ""
     return f"{gap.value * scale:+.{digits}f} ± {gap.error * scale:.{digits}f}{points}"
+
+
+def _number(value: float, digits: int) -> str:
+    """Digits after the point, or a power of ten where no digit before it says anything."""
+    return f"{value:.2e}" if abs(value) >= _LARGE else f"{value:.{digits}f}"
 
 
 def _verdict(gap: Difference, score: Score) -> str:

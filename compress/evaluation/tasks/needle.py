@@ -40,17 +40,23 @@ class Needle(NamedTuple):
 
 
 def needle(
-    backend: Backend, limit: int | None, progress: Progress = no_progress
+    backend: Backend,
+    limit: int | None,
+    progress: Progress = no_progress,
+    length: int | None = None,
 ) -> dict[str, Metric]:
     """Accuracy and perplexity of the code, over all lengths and depths and by length.
+
+    `length` is the longest text with its question; by default the model's context.
 
     Raises:
         BadInput: the context is too short for any.
     """
-    needles = make_needles(backend)[:limit]
+    context = backend.context if length is None else length
+    needles = make_needles(backend, context)[:limit]
     if not needles:
         raise BadInput(
-            f"the context has {backend.context} tokens, needle needs at least "
+            f"the context has {context} tokens, needle needs at least "
             f"{_SHORTEST + _ROOM}; export with a longer --context, or leave out the task"
         )
     found = loglikelihood(backend, [(one.context, f" {one.code}") for one in needles], progress)
@@ -65,9 +71,9 @@ def needle(
     return figures
 
 
-def make_needles(backend: Backend) -> list[Needle]:
+def make_needles(backend: Backend, context: int) -> list[Needle]:
     """One for each depth and each length: powers of two up to the context."""
-    longest = min(backend.context - _ROOM, _LONGEST)
+    longest = min(context - _ROOM, _LONGEST)
     lengths, tokens = list[int](), _SHORTEST
     while tokens <= longest:
         lengths.append(tokens)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from edgelm.compress.evaluation.metrics import Metric, mean_of, perplexity_of, share_of
+from edgelm.compress.evaluation.metrics import Metric, mean_of, perplexity_of, share_of_parts
 from edgelm.compress.evaluation.next_token import ROWS, compare, hidden_states, sequence_losses
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.model import Model
@@ -42,13 +42,14 @@ def agreement_metrics(
     student: Model, teacher: Model, tokens: torch.Tensor, progress: Progress | None = None
 ) -> dict[str, Metric]:
     """`teacher_agreement` by sequence and by position."""
-    divergences, same = list[float](), list[bool]()
+    # Positions of one sequence are not independent: the error is over sequences.
+    divergences, same = list[float](), list[tuple[bool, ...]]()
     for part in tokens.split(ROWS):
         with torch.no_grad():
             states = hidden_states(teacher, part)
         for one in compare(student, teacher, states, part):
             divergences.append(one.kl)
-            same += one.top1
+            same.append(one.top1)
         if progress:
             progress(len(divergences), len(tokens))
-    return {"kl": mean_of(divergences, "lower"), "top1": share_of(same)}
+    return {"kl": mean_of(divergences, "lower"), "top1": share_of_parts(same)}

@@ -13,6 +13,7 @@ from edgelm.devices.planner.plan import choices
 from edgelm.devices.profile import Profile
 from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.depth import with_depth
 
 _MULTIPLE = 128  # of widths: group sizes of quantized weights and tile sizes of kernels
 _MIN_LAYERS = 2
@@ -116,11 +117,8 @@ def _with(
     hidden: int | None = None,
     ffn: int | None = None,
 ) -> DecoderSpec:
-    remaining = spec.layers[: layers or len(spec.layers)]
     return msgspec.structs.replace(
-        spec,
-        num_hidden_layers=len(remaining),
-        layers=remaining,
+        with_depth(spec, layers or len(spec.layers)),
         hidden_size=hidden or spec.hidden_size,
         intermediate_size=ffn or spec.intermediate_size,
     )

@@ -54,7 +54,7 @@ from tests.compress.alignment.examples import DPO, PAIRS, SFT, STRICT, TALKS, Wr
         (
             SFT,
             {"prompt": [{"role": "system", "content": "x"}], "completion": "y"},
-            "the chat template rejects the conversation: no system",
+            "the chat template rejects the conversation .system.: no system",
         ),
     ],
 )

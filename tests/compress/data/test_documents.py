@@ -118,6 +118,15 @@ def test_wrong_fields_are_named_with_their_line(tmp_path: Path, row: Any, found:
         list(read_documents(path))
 
 
+@pytest.mark.parametrize("content", [None, 3, [{"type": "text", "text": "Why?"}]], ids=str)
+def test_a_message_that_is_no_text_is_refused(tmp_path: Path, content: Any) -> None:
+    """A template would write None, or a list as Python does."""
+    talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": content}]
+    path = write(tmp_path / "a.jsonl", as_jsonl([LINES[0], {"messages": talk}]))
+    with pytest.raises(BadInput, match=r"a\.jsonl:2: the content of `messages\[1\]` is .* a text"):
+        list(read_documents(path))
+
+
 def test_an_empty_conversation_is_an_empty_document(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", as_jsonl([{"messages": []}]))
     assert list(read_documents(path)) == [Document()]

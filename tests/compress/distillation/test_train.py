@@ -83,6 +83,20 @@ def test_the_learning_rate_by_hand() -> None:
     assert settings.learning_rate_at(10) == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(
+    ("peak", "lowest"), [(5e-4, 1e-5), (7e-5, 1e-5), (1e-5, 2e-6), (1e-6, 2e-7)]
+)
+def test_a_schedule_never_rises_to_its_end(peak: float, lowest: float) -> None:
+    """The default of 1e-5 was above the peak of a careful run, whose rate then rose tenfold."""
+    settings = Distillation(tokens=100 * 8 * 512, learning_rate=peak)
+    rates = [settings.learning_rate_at(step) for step in range(100)]
+    assert max(rates) == pytest.approx(peak)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert settings.learning_rate_at(100) == pytest.approx(lowest)
+    with pytest.raises(BadInput, match=r"final_learning_rate .* is above the peak"):
+        msgspec.structs.replace(settings, final_learning_rate=2 * peak).check()
+
+
 def test_every_row_once_an_epoch() -> None:
     found = np.concatenate([rows_of_step(step, 10, 4, seed=3) for step in range(5)])
     assert sorted(found[:10].tolist()) == list(range(10))

@@ -73,3 +73,30 @@ def test_perplexities_are_compared_by_their_ratio() -> None:
 def test_figures_over_other_items_are_not_compared() -> None:
     with pytest.raises(BadInput, match="over 2 items cannot be compared with one over 3"):
         share_of([True] * 2).difference(share_of([True] * 3))
+
+
+def test_a_broken_model_has_finite_figures() -> None:
+    """Thousands of nats per token: e to their power is beyond a float, and JSON has no infinity."""
+    broken, whole = perplexity_of([3000.0, 5000.0]), perplexity_of([2.0, 3.0])
+    score, gap = broken.score(), broken.difference(whole)
+    assert score.error is not None
+    figures = (score.value, score.error, gap.value, gap.error, gap.ratio, gap.ratio_error)
+    assert all(one is not None and math.isfinite(one) for one in figures)
+    assert score.value > 1e200
+    assert not gap.significant, "4,000 nats, but two items differ by as much"
+
+
+@pytest.mark.parametrize("factor", [1, -1])
+def test_worse_by_a_factor_counts_as_much_as_better_by_it(factor: int) -> None:
+    """2.0 nats with an error of 0.6: the perplexity is 7 times as large, or a seventh."""
+    gaps = [2.0 + one for one in (-1.2, 1.2, -1.2, 1.2, 0.0)]
+    theirs = [5.0] * len(gaps)
+    ours = [other + factor * gap for other, gap in zip(theirs, gaps, strict=True)]
+    found = perplexity_of(ours).difference(perplexity_of(theirs))
+    assert found.ratio == pytest.approx(math.exp(2 * factor))
+    assert found.significant
+    less = [
+        other + factor * gap / 10 + noise
+        for other, gap, noise in zip(theirs, gaps, (1, -1, 1, -1, 0), strict=True)
+    ]
+    assert not perplexity_of(less).difference(perplexity_of(theirs)).significant

@@ -150,3 +150,25 @@ def test_a_damaged_library_is_named(teacher: Any, importance: Importance, tmp_pa
         read_mlp(teacher, spec, tmp_path, width)
     with pytest.raises(BadInput, match="damaged"), replaced(teacher, spec, width, tmp_path):
         pass
+
+
+def test_a_step_does_not_depend_on_how_it_is_divided(
+    teacher: Any, importance: Importance, tmp_path: Path
+) -> None:
+    """Rows differ in the size of their outputs, by which each error is divided."""
+    results = []
+    for part in (4, 1):
+        folder = tmp_path / str(part)
+        folder.mkdir()
+        layers = layers_of(teacher, importance)
+        settings = msgspec.structs.replace(SETTINGS, micro_batch=part)
+        data = rows()
+        steps = distill_locally(teacher, spec_of(teacher), layers, data, settings, folder)
+        losses = [step.loss for step in steps]
+        results.append(
+            (losses, {(one.layer, w): weights(m) for one in layers for w, m in one.mlps.items()})
+        )
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
+    for key, whole in results[0][1].items():
+        for name, tensor in whole.items():
+            torch.testing.assert_close(results[1][1][key][name], tensor, rtol=0, atol=3e-5)

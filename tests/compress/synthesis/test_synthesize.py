@@ -189,7 +189,7 @@ def test_files_that_are_not_ours_or_damaged_are_refused(teacher: Teacher, tmp_pa
 def test_nothing_kept_says_why_and_leaves_nothing(teacher: Teacher, tmp_path: Path) -> None:
     request = replace(FREE, filters=replace(ANYTHING, min_characters=5000), kind=FreeText(5))
     with pytest.raises(
-        BadInput, match=r"none of \d+ texts was accepted \(\d+ too short.*\); lower min"
+        BadInput, match=r"none of \d+ texts was accepted \(\d+ too short.*\); raise max_new"
     ):
         synthesize(*teacher, request, tmp_path / "text.jsonl")
     assert not list(tmp_path.iterdir())

@@ -137,6 +137,15 @@ def test_no_folder_named(monkeypatch: pytest.MonkeyPatch) -> None:
         calibrate(None, threads=1, progress=print)
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """Before two minutes of measuring."""
+    (tmp_path / "file").touch()
+    lines: list[str] = []
+    with pytest.raises(BadInput, match=r"--output .*: .*/file is a file; expected a folder"):
+        calibrate(tmp_path / "file" / "profiles", threads=1, progress=lines.append)
+    assert lines == []
+
+
 def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_bytes", lambda: 1_500_000_000)
     with pytest.raises(DoesNotFit, match=r"needs 3 GB of free memory, but only 1\.5 GB"):

@@ -10,6 +10,7 @@ from edgelm.compress.evaluation.metrics import (
     perplexity_of,
     share_of,
 )
+from edgelm.compress.evaluation.tasks.scores import Score
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,8 @@ def test_differences_have_the_unit_of_their_figure() -> None:
     assert difference_text(kl.difference(mean_of([0.1, 0.1], "lower")), kl.score()) == (
         "+0.0500 ± 0.0500"
     )
+
+
+def test_a_broken_models_perplexity_is_short() -> None:
+    score = Score(3.77e260, 1.2e258, 24, "lower")
+    assert score_text(score) == "3.77e+260 ± 1.20e+258 (n 24)"

@@ -10,7 +10,7 @@ CODE = re.compile(r"lighthouse is (\d{4})")
 
 
 def test_every_depth_at_every_length_up_to_the_context() -> None:
-    needles = make_needles(Scripted(context=3000))
+    needles = make_needles(Scripted(context=3000), 3000)
     assert sorted({one.tokens for one in needles}) == [256, 512, 1024, 2048, 2904]
     assert len(needles) == 5 * len(DEPTHS)
     for one in needles:
