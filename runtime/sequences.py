@@ -22,9 +22,9 @@ from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import CacheRows, Cancelled, Session
 from edgelm.runtime.forks import keep_forever, watch_forks
+from edgelm.runtime.generation.slot import Slot
 from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
 from edgelm.runtime.shared_steps import SharedSteps, run_together
-from edgelm.runtime.slot import Slot
 from edgelm.runtime.speculation.draft_model import DraftModel
 from edgelm.runtime.speculation.speculator import SpeculationState
 from edgelm.runtime.turns import Turns, wait_on

@@ -15,8 +15,8 @@ import numpy as np
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.session import Cancelled, Logits, Session
 from edgelm.runtime.generation.request import GenerationRequest
+from edgelm.runtime.generation.slot import Slot
 from edgelm.runtime.sequences import Sequences
-from edgelm.runtime.slot import Slot
 from edgelm.runtime.speculation.speculator import Speculator
 
 
