@@ -8,12 +8,14 @@ and a bundle whose template, end-of-turn tokens or weights are wrong.
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from edgelm.bundle.records.gate_sample import (
     GateSample,
+    Predictions,
     coarse_divergence,
     measure_sample,
     read_sample,
@@ -35,9 +37,10 @@ SECONDS = 30.0
 # The same processor and library compute the same; the record is in fp16.
 _SAME_MACHINE_KL = 2e-5
 _SAME_MACHINE_TOP1 = 0.995
-# The same graph on another CPU differs by the order of its sums, int8 activations by a rounding.
-_SAME_GRAPH_KL = 0.005
-_SAME_GRAPH_TOP1 = 0.95
+# The same graph on another CPU differs by the order of its sums, and int8 activations by their
+# rounding: 0.003 to 0.005 nats from AVX-512 to AVX2 or ARM (docs/results/, emulated processors).
+_SAME_GRAPH_KL = 0.01
+_SAME_GRAPH_TOP1 = 0.98
 # Another order of sums moves logits to either side: the distance from the source hardly grows.
 _SAME_GRAPH_LOSS = 0.02  # of the gate's limit
 _SIGNIFICANT = 4.0  # standard errors
@@ -146,10 +149,24 @@ def _check_logits(
         drift += coarse_divergence(known[number], chosen).tolist()
         gap = coarse_divergence(source, chosen) - coarse_divergence(source, known[number])
         worse += gap.tolist()
-        agreed += int((ours.top1 == top1[number]).sum())
+        agreed += int(agree(ours, top1[number], sample.top_tokens[number]).sum())
     limits = _limits(model, record)
     found = _Drift(float(np.mean(drift)), agreed / len(drift), *_mean(worse), len(drift))
     return SelfTestCheck(name, found.within(limits), found.text(limits))
+
+
+def agree(
+    ours: Predictions, recorded: npt.NDArray[np.integer[Any]], tokens: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.bool_]:
+    """Whether our top tokens [L] are those recorded, or hardly likelier here.
+
+    Log-probabilities are known of the sample's `tokens` [L, N]; any other token counts as
+    different.
+    """
+    likeliest = np.where(tokens == ours.top1[:, None], ours.logprobs, np.inf).min(axis=1)
+    known = np.where(tokens == recorded[:, None], ours.logprobs, -np.inf).max(axis=1)
+    near = likeliest - known <= _NEAR_TIE
+    return np.logical_or(near, ours.top1 == recorded)
 
 
 class _Limits(NamedTuple):
@@ -173,11 +190,12 @@ class _Drift(NamedTuple):
         return near and self.loss <= max(limits.loss, _SIGNIFICANT * self.loss_error)
 
     def text(self, limits: _Limits) -> str:
+        loss = round(self.loss, 6) + 0.0  # no "-0.000000"
         return (
             f"KL {max(self.kl, 0.0):.6f} nats per token from the exporting machine's (limit "
-            f"{limits.kl:g}), same top token {self.top1:.1%} (at least {limits.top1:.1%}), KL from "
-            f"the source {self.loss:+.6f} ± {self.loss_error:.6f} (limit {limits.loss:g}), "
-            f"{self.tokens} tokens"
+            f"{limits.kl:g}), same top token, up to near ties, {self.top1:.1%} (at least "
+            f"{limits.top1:.1%}), KL from the source {loss:+.6f} ± {self.loss_error:.6f} (limit "
+            f"{limits.loss:g}), {self.tokens} tokens"
         )
 
 

@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edgelm.bundle.records.gate_sample import Predictions
 from edgelm.export.gate import prompts
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import cli
-from edgelm.runtime.self_test import self_test
+from edgelm.runtime.self_test import agree, self_test
 from tests.checkpoints.tiny_chat import TEMPLATE, save_tiny_chat
 from tests.export.gate.talker import save_talker
 from tests.runtime import broken_bundles as broken
@@ -125,3 +127,15 @@ def test_the_server_does_not_serve_a_bundle_that_differs(
     assert server.main([str(bundle), *given]) == 1
     assert served == [talker]
     assert "the self-test of" in capsys.readouterr().err
+
+
+def test_another_top_token_agrees_only_where_both_are_nearly_as_likely() -> None:
+    tokens = np.array([[7, 3, 5]] * 6)
+    likely = np.log([0.4, 0.3, 0.2])
+    far = np.log([0.6, 0.3, 0.05])
+    logprobs = np.stack([likely, likely, far, likely, likely, likely])
+    ours = Predictions(logprobs, np.array([7, 7, 7, 7, 9, 9]), logprobs[:-1, 0])
+    # The same; 0.29 nats apart; 0.69 apart; ours or the recorded one not among the tokens, or both.
+    recorded = np.array([7, 3, 3, 8, 7, 8])
+    assert agree(ours, recorded, tokens).tolist() == [True, True, False, False, False, False]
+    assert agree(ours, np.array([7, 7, 7, 7, 9, 9]), tokens).all()
