@@ -165,8 +165,9 @@ def agree(
     """
     likeliest = np.where(tokens == ours.top1[:, None], ours.logprobs, np.inf).min(axis=1)
     known = np.where(tokens == recorded[:, None], ours.logprobs, -np.inf).max(axis=1)
-    near = likeliest - known <= _NEAR_TIE
-    return np.logical_or(near, ours.top1 == recorded)
+    agreeing: npt.NDArray[np.bool_] = ours.top1 == recorded
+    agreeing |= likeliest - known <= _NEAR_TIE
+    return agreeing
 
 
 class _Limits(NamedTuple):
