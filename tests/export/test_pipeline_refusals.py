@@ -75,7 +75,7 @@ def test_not_enough_free_disk_is_said_before_work(
             UnknownName,
             "unknown precision 'int5'",
         ),
-        ({"exceptions": {"lm_head": "int8"}}, BadInput, "need an explicit precision"),
+        ({"exceptions": {"lm_head": "int8"}}, BadInput, "--layer needs an explicit --precision"),
         ({"gate": "none"}, BadInput, "precision auto and .* need the gate's figures"),
         ({"gate": "yes"}, BadInput, "gate is 'yes', expected one of on, off, none"),
         ({"calibration": "/no/such/text"}, BadInput, "no such text file: /no/such/text"),

@@ -59,10 +59,8 @@ _RECIPES: tuple[Tree, ...] = (
             "batch_size": 8,
             "micro_batch": 4,
             "learning_rate": 1e-4,
-            "temperature": 2.0,
             "cross_entropy": 0.1,
             "warmup": 0.1,
-            "hidden_states": True,
             "weight_decay": 0.1,
             "gradient_clip": 1.0,
             "checkpoint_steps": 10,
@@ -79,7 +77,12 @@ _RECIPES: tuple[Tree, ...] = (
         "correct": {"tokens": 1000, "learning_rate": 1e-4, "batch_size": 8, "micro_batch": 4},
         "prune": {"num_hidden_layers": 2, "intermediate_size": 64, "merge_pruned_heads": True},
         "align": {"method": "dpo", "data": "pairs.jsonl", "epochs": 1.0, "learning_rate": 1e-5},
-        "distill": {"tokens": 1000, "micro_batch": 8, "layer_map": [[1, 1]]},
+        "distill": {
+            "tokens": 1000,
+            "micro_batch": 8,
+            "temperature": 2.0,
+            "layer_map": [[1, 1]],
+        },
     },
 )
 

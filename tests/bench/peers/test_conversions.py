@@ -14,7 +14,18 @@ _BASE = """\
 class ModelBase:
     no_mtp = False
 
+class Writer:
+    vocab_size = None
+
+    def add_vocab_size(self, size):
+        self.vocab_size = size
+
 class TextModel(ModelBase):
+    hparams = {"vocab_size": 320}
+
+    def __init__(self):
+        self.gguf_writer = Writer()
+
     def set_vocab(self):
         raise NotImplementedError
 
@@ -42,7 +53,7 @@ source, _, target, _, kind = sys.argv[1:]
 if source.endswith("strange"):
     sys.exit("unknown tensor")
 with open(target, "w") as file:
-    json.dump([kind, model.no_mtp, model.vocabulary], file)
+    json.dump([kind, model.no_mtp, model.vocabulary, model.gguf_writer.vocab_size], file)
 """
 
 
@@ -63,13 +74,17 @@ def peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("vocabulary", "expected"), [(True, "its own"), (False, "none")])
+@pytest.mark.parametrize(
+    ("vocabulary", "expected"), [(True, ["its own", None]), (False, ["none", 320])]
+)
 @pytest.mark.usefixtures("peers")
-def test_layers_that_draft_are_left_out(tmp_path: Path, vocabulary: bool, expected: str) -> None:
+def test_layers_that_draft_are_left_out(
+    tmp_path: Path, vocabulary: bool, expected: list[object]
+) -> None:
     # A student of Qwen3.5 has none, although its configuration may count some.
     target = tmp_path / "out.gguf"
     convert_to_gguf(tmp_path / "source", target, "bf16", vocabulary=vocabulary)
-    assert json.loads(target.read_text()) == ["bf16", True, expected]
+    assert json.loads(target.read_text()) == ["bf16", True, *expected]
 
 
 @pytest.mark.usefixtures("peers")
