@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import edgelm
 from edgelm.runtime import huge_pages
 from edgelm.runtime.engines.onnxruntime import ort
 from edgelm.runtime.huge_pages import (
@@ -19,7 +20,6 @@ from edgelm.runtime.huge_pages import (
     page_size,
     parse_regions,
 )
-from tests.runtime.engines.onnxruntime.test_ort import open_session
 
 MB = 1 << 20
 EDGE = mmap.PAGESIZE
@@ -136,5 +136,5 @@ def test_a_graph_is_loaded_into_them(bundle: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(ort, "in_huge_pages", recorded)
     monkeypatch.setattr(ort, "_load_file", loading)
-    open_session(bundle).close()
+    edgelm.load(bundle, threads=1).close()
     assert events == ["before", "load", "after"]
