@@ -87,9 +87,11 @@ def parse_regions(lines: Iterable[str], names: Collection[str]) -> Iterator[Rang
 
 def _regions(names: Collection[str]) -> list[Range]:
     try:
-        return list(parse_regions(_MAPS.read_text().splitlines(), names))
+        # Names of files may hold any bytes; only "\n" ends a line.
+        text = _MAPS.read_text("utf-8", errors="replace")
     except OSError:
         return []
+    return list(parse_regions(text.strip("\n").split("\n"), names))
 
 
 def _filled(given: Range, size: int) -> Iterator[Range]:

@@ -161,14 +161,15 @@ class Sequences:
             slot.running, slot.thread = True, thread
             return slot, True
 
-    def interrupted(self, owner: object) -> None:
-        """A step of this thread was ended by a signal (Ctrl-C), perhaps between any two lines.
+    def interrupted(self, owner: object, error: BaseException) -> None:
+        """A step of this thread has failed; an error of a signal may come between any two lines.
 
-        To be called outside the step, but not after Busy: the thread neither holds the engine nor
-        waits any more, and its generation has no sequence.
+        To be called outside the step: the thread neither holds the engine nor waits any more, and
+        its generation has no sequence.
         """
-        thread = threading.get_ident()
-        self._turns.forget(thread)
+        if isinstance(error, EdgeLMError):  # no signal's; Busy even comes within another step
+            return
+        self._turns.forget(thread := threading.get_ident())
         if self.shared_steps is not None:
             self.shared_steps.forget(thread)
         with self._mutex:
@@ -237,10 +238,8 @@ class Sequences:
                 length, slot = max(known, key=lambda pair: pair[0], default=(0, self.slots[0]))
                 state = [array.copy() for array in slot.session.state(length)]
                 return list(tokens[:length]), state
-        except EdgeLMError:
-            raise
-        except BaseException:
-            self.interrupted(None)
+        except BaseException as error:
+            self.interrupted(None, error)
             raise
 
     def preload(
@@ -262,10 +261,8 @@ class Sequences:
                     slot.session.restore(tokens, state)
             finally:
                 self.leave(slot, done=True)
-        except EdgeLMError:
-            raise
-        except BaseException:
-            self.interrupted(owner)
+        except BaseException as error:
+            self.interrupted(owner, error)
             raise
 
     def read_beginning(self, slot: Slot, tokens: Sequence[int]) -> bool:
@@ -324,8 +321,12 @@ class Sequences:
         if self._turns.held_here():  # in `cancel`: the session closes itself after its run
             self._close_sessions()
             return
-        with self._turns.turn():
-            self._close_sessions()
+        try:
+            with self._turns.turn():
+                self._close_sessions()
+        except BaseException as error:
+            self.interrupted(None, error)
+            raise
 
     def _close_sessions(self) -> None:
         for slot in self.slots:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelm.bundle import Manifest
-from edgelm.errors import BadInput, EdgeLMError
+from edgelm.errors import BadInput
 from edgelm.runtime.embedding.encoding import Text, TextEncoder
 from edgelm.runtime.embedding.pooling import Vector, batch_vectors, finish, text_vector
 from edgelm.runtime.embedding.text_groups import group_texts
@@ -103,10 +103,8 @@ class Embedder:
         owner = threading.Event()  # any object that can be referenced
         try:
             return self._run(owner, texts, cancelled)
-        except EdgeLMError:
-            raise
-        except BaseException:  # perhaps of a signal's handler
-            self._sequences.interrupted(owner)
+        except BaseException as error:
+            self._sequences.interrupted(owner, error)
             raise
 
     def _run(self, owner: object, texts: Sequence[Tokens], cancelled: Callable[[], bool]) -> Vector:

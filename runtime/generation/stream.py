@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 
-from edgelm.errors import BadInput, EdgeLMError
+from edgelm.errors import BadInput
 from edgelm.python310 import Self
 from edgelm.runtime.engines.session import Cancelled
 from edgelm.runtime.generation.chunk import Chunk
@@ -79,8 +79,7 @@ class Stream(Iterator[Chunk]):
             try:
                 chunk = self._next()
             except BaseException as error:
-                if not isinstance(error, EdgeLMError):  # perhaps of a signal's handler
-                    self._sequences.interrupted(self)
+                self._sequences.interrupted(self, error)
                 self._finish(failed=isinstance(error, Exception))
                 raise
             finally:

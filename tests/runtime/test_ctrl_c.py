@@ -66,7 +66,7 @@ class Interrupt:
         if event == "call" and frame.f_code.co_filename in _FILES:
             self.count += 1
             if self.count == self.number:
-                self.where = f"{frame.f_code.co_qualname}, {frame.f_back}"
+                self.where = f"{frame.f_code.co_name}, {frame.f_back}"
                 raise self.error
 
     def during(self, body: Callable[[], None]) -> None:
@@ -105,6 +105,20 @@ def test_ctrl_c_where_any_function_begins(
         other.start()
         other.join(20)
         assert texts == [expected], f"call {number}: {interrupt.where}"
+
+
+def test_a_model_can_be_closed_again_after_ctrl_c_in_close(bundle: Path) -> None:
+    counted = Interrupt(KeyboardInterrupt)
+    counted.during(edgelm.load(bundle, threads=1).close)
+    assert counted.count > 10
+    for number in range(1, counted.count + 1):
+        lm = edgelm.load(bundle, threads=1)
+        interrupt = Interrupt(KeyboardInterrupt, number)
+        interrupt.during(lm.close)
+        other = threading.Thread(target=lm.close, daemon=True)
+        other.start()
+        other.join(20)
+        assert not other.is_alive(), f"call {number}: {interrupt.where}"
 
 
 def test_ctrl_c_where_a_wait_has_given_up_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import edgelm
+from edgelm.runtime import huge_pages
 from edgelm.runtime.engines.onnxruntime import ort
 from edgelm.runtime.huge_pages import (
     Range,
@@ -18,7 +20,6 @@ from edgelm.runtime.huge_pages import (
     page_size,
     parse_regions,
 )
-from tests.runtime.engines.onnxruntime.test_ort import open_session
 
 MB = 1 << 20
 EDGE = mmap.PAGESIZE
@@ -37,6 +38,14 @@ def test_regions_are_the_private_writable_ones() -> None:
     heap, anonymous = (0x600000, 0xA00000), (0x7F0000000000, 0x7F0000800000)
     assert list(parse_regions(MAPS.splitlines(), ("", "[heap]"))) == [heap, anonymous]
     assert list(parse_regions(MAPS.splitlines(), ("",))) == [anonymous]
+
+
+def test_names_of_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = tmp_path / "maps"
+    names = "r--p 0 fe:00 1 /a\u2028b\x0bc\x1cd".encode() + b"\xe9"
+    maps.write_bytes(b"1000-2000 " + names + b"\n2000-3000 rw-p 0 00:00 0\n")
+    monkeypatch.setattr("edgelm.runtime.huge_pages._MAPS", maps)
+    assert huge_pages._regions(("",)) == [(0x2000, 0x3000)]
 
 
 # Regions before, after, and what is new of them; addresses in MB.
@@ -127,5 +136,5 @@ def test_a_graph_is_loaded_into_them(bundle: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(ort, "in_huge_pages", recorded)
     monkeypatch.setattr(ort, "_load_file", loading)
-    open_session(bundle).close()
+    edgelm.load(bundle, threads=1).close()
     assert events == ["before", "load", "after"]
