@@ -107,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, command: str) -> None:
     _check_alone(arguments)
-    check_output_folder(arguments.out, "--out")
+    if arguments.bundle or arguments.check_plan:
+        check_output_folder(arguments.out, "--out")
     if arguments.setup_peers:
         _set_up_peers(_peer_names(arguments))
     if arguments.check_plan:

@@ -1,5 +1,7 @@
 """What can be refused before anything is loaded, in a second: names, files, budgets, batches."""
 
+import msgspec
+
 from edgelm.checkpoint.source import read_spec
 from edgelm.compress.distillation.loss.layer_map import check_map
 from edgelm.compress.drafting.layers import spaced_layers
@@ -34,10 +36,11 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     check_inputs(recipe, spec.max_position_embeddings)
     _check_lengths(recipe, spec)
     _check_trainings(recipe, processes)
+    trimmed = least_vocabulary(recipe, spec)
     if recipe.search:
-        propose(_costs(recipe, spec), recipe.search)
+        propose(_costs(recipe, trimmed), recipe.search)
     if recipe.prune:
-        requested_shape(recipe, spec)
+        requested_shape(recipe, trimmed)
     if recipe.align:
         batch = recipe.align.request(recipe.seed).batch_size
         if batch % processes:
@@ -49,7 +52,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         spaced_layers(spec, recipe.draft.num_hidden_layers)
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
-        puzzle_costs(recipe, spec).check_possible(puzzle_alternatives(recipe, spec))
+        puzzle_costs(recipe, trimmed).check_possible(puzzle_alternatives(recipe, spec))
     _check_student(recipe, spec)
 
 
@@ -121,6 +124,18 @@ def _check_student(recipe: Recipe, spec: DecoderSpec) -> None:
             f"within_documents cannot be used with {spec.family}: its layers remember more than "
             "keys and values, which no mask separates; remove the setting"
         )
+
+
+def least_vocabulary(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec:
+    """The teacher with the fewest tokens that [vocabulary] may leave it.
+
+    A budget must not be refused for tokens that will be removed. Without a size the data decides,
+    after it was read.
+    """
+    if recipe.vocabulary is None:
+        return spec
+    size = min(spec.vocab_size, recipe.vocabulary.size or 1)
+    return msgspec.structs.replace(spec, vocab_size=size)
 
 
 def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:

@@ -15,7 +15,12 @@ from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.drafting.settings import DraftSettings, positions
 from edgelm.compress.durations import duration
-from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs, student_spec
+from edgelm.compress.preflight import (
+    least_vocabulary,
+    puzzle_alternatives,
+    puzzle_costs,
+    student_spec,
+)
 from edgelm.compress.puzzle.alternatives import with_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
@@ -128,13 +133,14 @@ class _Stages:
     def _student(self) -> DecoderSpec:
         """The requested shape, or the largest one within the budget."""
         recipe, spec = self.recipe, self.teacher
+        trimmed = least_vocabulary(recipe, spec)
         if recipe.search:
-            cost = CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
+            cost = CostModel(trimmed, load_profile(recipe.target.name), recipe.target.budget)
             largest = max(propose(cost, recipe.search), key=lambda one: one.parameters)
             return largest.shape.applied_to(spec)
         if recipe.puzzle:
             found = puzzle_alternatives(recipe, spec)
-            return with_alternatives(spec, puzzle_costs(recipe, spec).first_within(found))
+            return with_alternatives(spec, puzzle_costs(recipe, trimmed).first_within(found))
         return student_spec(recipe, spec) or spec
 
     def _puzzle(self, settings: PuzzleSettings) -> Iterator[StagePlan]:

@@ -161,6 +161,8 @@ def _items(
     progress: Progress,
 ) -> TaskItems:
     """A task's figures: those of an earlier run that was the same, or new ones."""
+    if longest is not None and longest >= opened.backend.context:
+        longest = None  # the model's own rows, as without another model
     key = _key(request, opened.record, task, longest)
     path = request.out / _ITEMS / f"{key[:24]}.json"
     stored = _read(path, key)

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from edgelm.cli import format_bytes
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.hashing import first_changed, tree_sha256
 from edgelm.files.replacing import replace_file, sync, sync_folder
@@ -215,6 +216,8 @@ class Checkpoints:
 def fixed_settings(settings: msgspec.Struct) -> dict[str, Any]:
     """Settings that must be the same when a run is resumed, as JSON types."""
     values = json.loads(msgspec.json.encode(settings))
+    if isinstance(settings, Distillation):  # the default may be written out, as it once was
+        values["final_learning_rate"] = settings.lowest_learning_rate
     for name in MAY_CHANGE:
         values.pop(name, None)
     return dict(values)

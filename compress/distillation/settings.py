@@ -159,7 +159,7 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
                 "on_policy and within_documents cannot be combined: what the student writes "
                 "continues the row; remove one of them"
             )
-        if self.lowest_learning_rate > self.learning_rate:
+        if self.schedule != "constant" and self.lowest_learning_rate > self.learning_rate:
             raise BadInput(
                 f"final_learning_rate {self.lowest_learning_rate:g} is above the peak, "
                 f"learning_rate {self.learning_rate:g}: the rate would rise to the end; lower it, "

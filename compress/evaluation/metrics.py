@@ -15,6 +15,7 @@ from edgelm.errors import BadInput
 
 Better = Literal["lower", "higher"]
 _MAX_LOSS = 600.0  # nats; e to this power leaves room for the standard error
+_NOT_FINITE = 1e4  # nats that count for a loss that is NaN or infinite
 Form = Literal["share", "fraction", "mean", "exp"]
 
 
@@ -123,8 +124,9 @@ def mean_of(values: Sequence[float], better: Better) -> Metric:
 
 
 def perplexity_of(losses: Sequence[float]) -> Metric:
-    """Exp of the mean of a loss per item."""
-    return Metric(tuple(losses), (1,) * len(losses), "lower", "exp")
+    """Exp of the mean of a loss per item; one that is not finite counts as a very large one."""
+    finite = tuple(one if math.isfinite(one) else _NOT_FINITE for one in losses)
+    return Metric(finite, (1,) * len(finite), "lower", "exp")
 
 
 def _exp(loss: float) -> float:

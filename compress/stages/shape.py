@@ -137,6 +137,8 @@ def search_shape(state: State) -> Shape:
     inputs = state.inputs(settings, "importance") | {"target": plain(target)["settings"]}
     inputs["profile"] = plain(cost.profile)["settings"]
     inputs["schedule"] = fixed_settings(schedule)
+    if recipe.distill and recipe.distill.hidden_states:  # as in distillation
+        inputs["micro_batch"] = schedule.micro_batch
     folder, _ = state.run.stage("search", inputs, work, collective=True)
     content = (folder / "candidates.json").read_bytes()
     state.candidates = msgspec.json.decode(content, type=list[Candidate])

@@ -28,8 +28,9 @@ from edgelm.quantize.precision import Int4, Int8, describe
 def correct_teacher(state: State, settings: Correct) -> None:
     """Fine-tune the teacher on the data."""
     rate = state.recipe.correction_rate
-    inputs = state.inputs(settings, "teacher") | {"learning_rate": rate}
     distillation = state.training(settings)
+    inputs = state.inputs(settings, "teacher") | {"learning_rate": rate}
+    inputs["within_documents"] = distillation.within_documents
 
     def work(folder: Path) -> StageRecord:
         model = state.load(state.teacher, torch.float32)
@@ -121,6 +122,7 @@ def quantization_aware_distill(state: State, settings: Qad) -> None:
     distillation = state.training(settings)
     inputs = state.inputs(settings, "student")
     inputs["precisions"] = [describe(layers), describe(head)]
+    inputs["within_documents"] = distillation.within_documents
 
     def work(folder: Path) -> StageRecord:
         teacher = state.load(state.teacher, state.compute)

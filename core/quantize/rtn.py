@@ -81,7 +81,7 @@ def quantize(
     rows = max(1, _ELEMENTS // columns)
     parts = [
         _quantize_rows(part, bits, precision.group_size, ranges, coarse, importance)
-        for part in weight.split(rows)
+        for part in weight.detach().split(rows)
     ]
     levels, scales, zeros = zip(*parts, strict=True)
     return Quantized(

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgelm.bench import cli
 from edgelm.bench.cli import main, parser
 from edgelm.bench.peers.engines import PEERS
 from edgelm.bench.report.records import Report
@@ -281,6 +282,17 @@ def test_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert main([str(tmp_path)]) == 2
     assert f"error: {tmp_path} is not a bundle" in capsys.readouterr().err
+
+
+def test_peers_are_installed_where_no_report_could_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setattr(cli, "_set_up_peers", installed.append)
+    monkeypatch.chdir(tmp_path)
+    Path("report").touch()
+    assert main(["--setup-peers", "--peers", "llama.cpp"]) == 0
+    assert installed == [["llama.cpp"]]
 
 
 def test_a_report_that_cannot_be_written_is_found_before_the_work(

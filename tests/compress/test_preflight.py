@@ -173,3 +173,32 @@ def test_a_shape_beyond_the_budget(bench: Path, limit: str, message: str) -> Non
     with pytest.raises(DoesNotFit, match=rf"\[prune\]: the shape .* on cpu: .*{message}"):
         checked(bench, f"[target]\n{limit}\n", PRUNE)
     checked(bench, "[target]\nparameters = 0.95\nmin_tokens_per_second = 1.0\n", PRUNE)
+
+
+@pytest.mark.parametrize(
+    "shape", [PRUNE, "[search]\nmin_ratio = 0.75\n", "[puzzle]\nmlp_ratios = [0.75]\n"]
+)
+def test_a_budget_that_a_smaller_vocabulary_meets(bench: Path, shape: str) -> None:
+    """How many tokens [vocabulary] keeps without a size is known when the data was read."""
+    budget = "[target]\nmax_memory_bytes = {}\n"
+    limit = least_memory(bench, shape)
+    with pytest.raises(DoesNotFit, match="MB of memory"):
+        checked(bench, budget.format(limit), shape)
+    checked(bench, budget.format(limit), "[vocabulary]\nsize = 280\n", shape)
+    checked(bench, budget.format(limit), "[vocabulary]\n", shape)
+    with pytest.raises(DoesNotFit, match="MB of memory"):
+        checked(bench, budget.format(limit), "[vocabulary]\nsize = 319\n", shape)
+
+
+def least_memory(bench: Path, shape: str) -> int:
+    """What the smallest student of these tables takes with 300 of the 320 tokens."""
+    low, high = 1, 1 << 40
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            text = f"[target]\nmax_memory_bytes = {middle}\n[vocabulary]\nsize = 300\n"
+            checked(bench, text, shape)
+            high = middle
+        except DoesNotFit:
+            low = middle + 1
+    return low

@@ -222,3 +222,25 @@ def test_a_run_that_ended_early_is_continued(folder: Path, tmp_path: Path) -> No
         recipe_of(folder, *usual, DISTILL + "stop_after = 384\n"), student, report=lines.append
     )
     assert "distill: inputs changed, rerunning" in lines, "what is past the end cannot be undone"
+
+
+@pytest.mark.parametrize("name", ["correct", "qad"])
+def test_attention_within_documents_is_trained_again(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    """The rows are the same, but what a token sees is not."""
+    parts = (CORRECT, PRUNE) if name == "correct" else (PRUNE, QAD)
+    compress_model(recipe_of(folder, *parts), tmp_path / "student")
+    _, found = again(folder, tmp_path / "student", "within_documents = true\n", *parts)
+    assert found["data"] == "skipped"
+    assert found[name] == "ran"
+
+
+def test_a_search_with_a_loss_on_hidden_states_depends_on_micro_batches(
+    folder: Path, tmp_path: Path
+) -> None:
+    search = (SEARCH, DISTILL, "hidden_states = true\n")
+    compress_model(recipe_of(folder, *search), tmp_path / "student")
+    other = tuple(part.replace("micro_batch = 2", "micro_batch = 4") for part in search)
+    _, found = again(folder, tmp_path / "student", *other)
+    assert (found["importance"], found["search"]) == ("skipped", "ran")

@@ -84,3 +84,21 @@ def test_another_tokenizer_is_not_paired(
     (found,) = compared(other, tmp_path / "out", task, limit=2).tasks
     assert set(found.figures) == set(found.against) == {"perplexity:texts.jsonl"}
     assert not found.differences
+
+
+def test_a_second_model_repeats_nothing_of_the_shorter(models: Path, tmp_path: Path) -> None:
+    """Its rows are its own with and without another model."""
+    lines: list[str] = []
+    task = parse_tasks([f"perplexity:{models / 'texts.jsonl'}"])
+    for against in (None, str(models / "long")):
+        request = EvaluationRequest(
+            model=str(models / "short"),
+            tasks=tuple(task),
+            out=tmp_path,
+            command="",
+            machine="",
+            against=against,
+            limit=1,
+        )
+        run_evaluation(request, lines.append)
+    assert sum("resumed, short was evaluated before" in line for line in lines) == 1

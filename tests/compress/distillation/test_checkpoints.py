@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edgelm.compress.distillation.checkpoints import Checkpoints
+from edgelm.compress.distillation.settings import Distillation
 from edgelm.errors import BadInput
 
 
@@ -97,3 +98,17 @@ def test_other_settings(tmp_path: Path) -> None:
     saved(tmp_path, 2)
     with pytest.raises(BadInput, match=r"other settings \(rate 0.1, now 0.2\)"):
         checkpoints(tmp_path, 0.2)
+
+
+def test_a_default_that_was_written_out(tmp_path: Path) -> None:
+    """1e-5 was the default of every run; it still is that of all but careful ones."""
+    settings = Distillation(learning_rate=1e-4)
+    written = msgspec.structs.replace(settings, final_learning_rate=1e-5)
+    Checkpoints(tmp_path, Accelerator(), settings)
+    (tmp_path / "settings.json").write_bytes(msgspec.json.encode(written))
+    Checkpoints(tmp_path, Accelerator(), settings)
+    careful = msgspec.structs.replace(settings, learning_rate=1e-5)
+    written = msgspec.structs.replace(careful, final_learning_rate=1e-5)
+    (tmp_path / "settings.json").write_bytes(msgspec.json.encode(written))
+    with pytest.raises(BadInput, match=r"final_learning_rate 1e-05, now 2\.\d*e-06"):
+        Checkpoints(tmp_path, Accelerator(), careful)

@@ -95,6 +95,7 @@ def test_a_schedule_never_rises_to_its_end(peak: float, lowest: float) -> None:
     assert settings.learning_rate_at(100) == pytest.approx(lowest)
     with pytest.raises(BadInput, match=r"final_learning_rate .* is above the peak"):
         msgspec.structs.replace(settings, final_learning_rate=2 * peak).check()
+    msgspec.structs.replace(settings, final_learning_rate=2 * peak, schedule="constant").check()
 
 
 def test_every_row_once_an_epoch() -> None:

@@ -100,3 +100,14 @@ def test_worse_by_a_factor_counts_as_much_as_better_by_it(factor: int) -> None:
         for other, gap, noise in zip(theirs, gaps, (1, -1, 1, -1, 0), strict=True)
     ]
     assert not perplexity_of(less).difference(perplexity_of(theirs)).significant
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_not_the_best_one(loss: float) -> None:
+    broken, whole = perplexity_of([loss, 1.0, 2.0]), perplexity_of([1.0, 1.0, 2.0])
+    score, gap = broken.score(), broken.difference(whole)
+    assert score.value > 1e200
+    assert gap.value > 1e200
+    assert gap.ratio is not None
+    assert gap.ratio > 1
+    assert all(map(math.isfinite, (score.error or 0, gap.error, gap.ratio, gap.ratio_error or 0)))

@@ -165,6 +165,12 @@ def one_block(*values: float) -> torch.Tensor:
     return torch.tensor([[*values, *[0.0] * (16 - len(values))]])
 
 
+def test_a_parameter_in_training(weight: torch.Tensor) -> None:
+    precision = Int4(32, symmetric=True)
+    found = quantize(torch.nn.Parameter(weight.clone()), precision)
+    assert torch.equal(found.levels, quantize(weight, precision).levels)
+
+
 def test_symmetric_block_by_hand() -> None:
     # The extreme -4 falls on the lowest level: scale 0.5. Every value is a whole number of steps,
     # so no shrunken range is better.
