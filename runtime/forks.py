@@ -9,6 +9,7 @@ being released.
 import ctypes
 import os
 import weakref
+from functools import cache
 from typing import Protocol
 
 
@@ -24,7 +25,15 @@ _watched: weakref.WeakSet[Forked] = weakref.WeakSet()
 
 def watch_forks(model: Forked) -> None:
     """Have `after_fork` called in the children of this process."""
+    _register()
     _watched.add(model)
+
+
+@cache
+def _register() -> None:
+    """Once in a process; its children have it, too."""
+    if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+        os.register_at_fork(after_in_child=_after_fork)
 
 
 def keep_forever(value: object) -> None:
@@ -35,7 +44,3 @@ def keep_forever(value: object) -> None:
 def _after_fork() -> None:
     for model in list(_watched):
         model.after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)

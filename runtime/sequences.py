@@ -176,7 +176,7 @@ class Sequences:
             while owner in self._waiting:
                 self._waiting.remove(owner)
             for slot in self.slots:
-                if slot.owner is not None and slot.owner() is owner:
+                if owner is not None and slot.owner is not None and slot.owner() is owner:
                     slot.running, slot.owner = False, None
                     slot.session.cancel_when(None)
                 for session in (slot.session, slot.draft and slot.draft.session):

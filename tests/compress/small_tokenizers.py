@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 
 from edgelm.export.source.text import CALIBRATION
 from tests.checkpoints.tiny_chat import tiny_tokenizer
+from tests.sentencepiece import add_sentencepiece_steps
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -60,17 +61,7 @@ def byte_fallback() -> dict[str, Any]:
     content["model"]["merges"] = every_split(content["model"]["vocab"])
     tokenizer = as_tokenizer(content)
     tokenizer.pre_tokenizer = None
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    add_sentencepiece_steps(tokenizer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
     tokenizer.enable_padding(pad_id=2, pad_token="</s>")
     tokenizer.enable_truncation(16)

@@ -1,6 +1,7 @@
 """POST /v1/chat/completions."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 from starlette.requests import Request
@@ -34,7 +35,7 @@ async def chat_completions(request: Request, body: ChatRequest, context: ServerC
     if body.stream:
         await place.first(request, starts[0]())
         return EventStream(_events(request, body, context, place, starts), place)
-    with place:
+    with closing(place):
         replies = await unless_disconnected(request, all_or_none(map(place.read, starts)))
     for reply in replies:
         log_reply(request, reply)

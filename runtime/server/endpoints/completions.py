@@ -1,6 +1,7 @@
 """POST /v1/completions: texts or tokens that are continued as they are."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 from starlette.requests import Request
@@ -57,7 +58,7 @@ async def completions(
     if body.stream:
         await place.first(request, starts[0]())
         return EventStream(_events(request, body, context, base, place, starts), place)
-    with place:
+    with closing(place):
         replies = await unless_disconnected(request, all_or_none(map(place.read, starts)))
     for reply in replies:
         log_reply(request, reply)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import threading
 import time
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest, context: ServerC
         )
     embedder, texts = context.lm.embedder, _texts(body)
     _check_dimensions(embedder, body.dimensions)
-    with context.generations.place():
+    with closing(context.generations.place()):
         started = time.monotonic()
         tokens, vectors = await unless_disconnected(request, _run(embedder, texts, body))
         count = sum(map(len, tokens))

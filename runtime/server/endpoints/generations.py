@@ -4,12 +4,10 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from types import TracebackType
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from edgelm.python310 import Self
 from edgelm.runtime.generation.async_stream import AsyncStream
 from edgelm.runtime.generation.chunk import Chunk
 from edgelm.runtime.generation.reply import Reply
@@ -115,17 +113,6 @@ class Place:
         for generation in self.generations:
             generation.close()
         self._owner.left(time.monotonic() - self._started)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Generations:

@@ -1,5 +1,7 @@
 """POST /v1/responses. Nothing is stored: every request holds the whole conversation."""
 
+from contextlib import closing
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -56,7 +58,7 @@ async def responses(request: Request, body: ResponsesRequest, context: ServerCon
     if body.stream:
         generation = await place.first(request, place.start(prepare))
         return EventStream(response_events(request, generation, base), place)
-    with place:
+    with closing(place):
         reply = await unless_disconnected(request, place.read(lambda: place.start(prepare)))
     log_reply(request, reply)
     return json_response(base.completed(reply))

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers
+from tokenizers import AddedToken, models
 
 from edgelm.runtime.text.token_bytes import TokenBytes, token_name
 from edgelm.runtime.text.tokenizer import Tokenizer
 from tests.checkpoints.tiny_chat import tiny_tokenizer
+from tests.sentencepiece import add_sentencepiece_steps
 
 TEXT = "Grüße 😀 the miller\n waits, 中"
 
@@ -26,17 +27,7 @@ def sentencepiece() -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(
         models.BPE(vocab, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    add_sentencepiece_steps(tokenizer)
     tokenizer.add_special_tokens([AddedToken("<s>", special=True)])
     return tokenizer
 

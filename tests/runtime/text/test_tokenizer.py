@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import tokenizers
 from tokenizers import Tokenizer as HfTokenizer
-from tokenizers import decoders, models, normalizers
+from tokenizers import models
 
 from edgelm.errors import BadBundle
 from edgelm.runtime.text.tokenizer import Detokenizer, Tokenizer
 from tests.checkpoints.tiny_chat import tiny_tokenizer
+from tests.sentencepiece import add_sentencepiece_steps
 
 TEXTS = {
     "ascii": "Why is the sky blue?",
@@ -96,17 +97,7 @@ def metaspace(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     inner = HfTokenizer(
         models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
-    inner.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    inner.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    add_sentencepiece_steps(inner)
     inner.add_special_tokens(["<unk>", "<s>", "</s>"])
     path = tmp_path_factory.mktemp("metaspace") / "tokenizer.json"
     inner.save(str(path))
