@@ -8,7 +8,9 @@ import numpy as np
 from edgelm.bundle.records.embedding import EmbeddingSample
 from edgelm.runtime.embedding.embedding_methods import EmbeddingMethods
 
-_MAX_DISTANCE = 0.003  # far above what another processor's rounding changes, far below a fault
+# Other processors' rounding of activations changes 0.0007 to 0.0013 with int8 and int4 weights of
+# 16 layers (docs/results/, emulated processors), more with more layers; a fault changes far more.
+_MAX_DISTANCE = 0.01
 
 
 class VectorCheck(NamedTuple):

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,8 @@ def test_a_full_queue_is_refused(embedding_bundle: Path) -> None:
         edgelm.load(embedding_bundle, threads=1) as model,
         running(model, ServerSettings(model="tiny", max_queue=1)) as (address, app),
         httpx.Client(base_url=address, timeout=60) as http,
-        app.state.generations.place(),
-        app.state.generations.place(),
+        closing(app.state.generations.place()),
+        closing(app.state.generations.place()),
     ):
         answer = http.post("/v1/embeddings", json={"model": "tiny", "input": "a"})
         assert answer.status_code == 429
