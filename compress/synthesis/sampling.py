@@ -14,6 +14,8 @@ import torch
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput
 
+_NUCLEUS = 2048  # tokens among which a nucleus is looked for first
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -127,14 +129,44 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits / sampling.temperature, -1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        # The token that crosses top_p is part of the nucleus.
-        outside = ordered.cumsum(-1) - ordered >= sampling.top_p
-        probabilities = torch.zeros_like(probabilities).scatter(
-            -1, order, ordered.masked_fill(outside, 0)
+    # One uniform number per row, so that a token depends on nothing but its own row and number.
+    uniform = torch.rand(
+        len(logits), 1, dtype=torch.float64, device=logits.device, generator=generator
+    )
+    if sampling.top_p == 1:
+        return _at(probabilities.double(), uniform)
+    # Sorting a whole vocabulary takes longer than the model; a nucleus rarely needs it.
+    width = min(_NUCLEUS, probabilities.shape[-1])
+    drawn, complete = _in_nucleus(probabilities, width, sampling.top_p, uniform)
+    rest = (~complete).nonzero().flatten()
+    if len(rest):
+        whole, _ = _in_nucleus(
+            probabilities[rest], probabilities.shape[-1], sampling.top_p, uniform[rest]
         )
-    return torch.multinomial(probabilities, 1, generator=generator).flatten()
+        drawn[rest] = whole
+    return drawn
+
+
+def _in_nucleus(
+    probabilities: torch.Tensor, width: int, top_p: float, uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B] of the nucleus, and whether the `width` likeliest tokens hold it [B]."""
+    likeliest, order = probabilities.topk(width, -1)
+    likeliest = likeliest.double()
+    total = likeliest.cumsum(-1)
+    # The token that crosses top_p is part of the nucleus.
+    nucleus = likeliest.masked_fill(total - likeliest >= top_p, 0)
+    complete = (total[:, -1] >= top_p) | (width == probabilities.shape[-1])
+    return order.gather(-1, _at(nucleus, uniform)[:, None]).flatten(), complete
+
+
+def _at(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The index [B] at which the running sum of float64 weights [B, N] exceeds uniform [B, 1]."""
+    total = weights.cumsum(-1)
+    index = torch.searchsorted(total, uniform * total[:, -1:], right=True).flatten()
+    # A product that rounds up to the whole sum belongs to the last token that has a weight.
+    last = (weights > 0).long().cumsum(-1).argmax(-1)
+    return torch.minimum(index, last)
 
 
 def _left_padded(

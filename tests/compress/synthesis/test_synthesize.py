@@ -301,13 +301,36 @@ def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
         return (counts / len(logits)).tolist()
 
     assert shares(Sampling(top_p=1)) == pytest.approx([0.5, 0.25, 0.15, 0.1], abs=0.01)
-    # The third crosses 0.8 and belongs; what is left is shared out anew.
+    # The third crosses 0.8 and belongs; the shares of the others grow.
     assert shares(Sampling(top_p=0.8)) == pytest.approx([0.5556, 0.2778, 0.1667, 0], abs=0.01)
     assert shares(Sampling(top_p=0.1)) == [1, 0, 0, 0]
     assert shares(Sampling(top_p=1, temperature=0)) == [1, 0, 0, 0]
     squared = [0.25, 0.0625, 0.0225, 0.01]
     expected = [value / sum(squared) for value in squared]
     assert shares(Sampling(top_p=1, temperature=0.5)) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_nucleus_wider_than_the_first_tokens_is_complete() -> None:
+    """One row has 3,000 equally likely tokens, the other has one: each has its own nucleus."""
+    wide = torch.full((6000,), -30.0)
+    wide[torch.randperm(6000, generator=torch.Generator().manual_seed(1))[:3000]] = 0
+    narrow = torch.zeros(6000)
+    narrow[7] = 30
+    logits = torch.stack([wide, narrow]).repeat(5000, 1)
+    drawn = draw(logits, Sampling(top_p=0.9), torch.Generator().manual_seed(0))
+    assert set(drawn[1::2].tolist()) == {7}
+    counts = drawn[::2].bincount(minlength=6000)
+    assert not counts[wide < 0].any()
+    assert (counts > 0).sum() <= 2701  # the nucleus: 0.9 of the 3,000
+    assert (counts > 0).sum() > 2048  # ... of which the likeliest 2,048 are only a part
+
+
+def test_a_token_depends_on_its_own_row_alone() -> None:
+    logits = torch.randn(8, 5000, generator=torch.Generator().manual_seed(3)) * 4
+    many = draw(logits, Sampling(top_p=0.95), torch.Generator().manual_seed(0))
+    others = torch.zeros_like(logits)
+    others[2] = logits[2]
+    assert draw(others, Sampling(top_p=0.95), torch.Generator().manual_seed(0))[2] == many[2]
 
 
 def test_every_special_token_ends_a_text(teacher: Teacher) -> None:
