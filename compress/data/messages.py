@@ -90,19 +90,27 @@ def _message(where: str, name: str, value: Any) -> Message:
         raise BadInput(
             f"{where}: `{name}` has tool_calls and role {shown(role)}, expected role assistant"
         )
-    if content is None and calls:
-        content = ""
-    if not isinstance(content, str):
-        raise BadInput(
-            f"{where}: the content of `{name}` is {shown(content)}, expected a text; images are "
-            "not supported"
-        )
+    content = _text(where, name, "" if content is None and calls else content)
     if role == "assistant" and not calls:
         not_empty(where, name, content)
     message: Message = {"role": role, "content": content}
     if calls:
         message["tool_calls"] = _calls(where, name, calls)
     return message | _texts(where, name, value)
+
+
+def _text(where: str, name: str, content: Any) -> str:
+    """The text of a content, which may be a list of parts, as in OpenAI's API."""
+    parts = content if isinstance(content, list) and content else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    # A text among parts is no part; only a whole content is a plain text.
+    plain = parts is content and any(isinstance(part, str) for part in parts)
+    if plain or not all(isinstance(text, str) for text in texts):
+        raise BadInput(
+            f"{where}: the content of `{name}` is {shown(content)}, expected a text or parts such "
+            'as {"type": "text", "text": "Why?"}; images are not supported'
+        )
+    return "".join(texts)
 
 
 def _texts(where: str, name: str, value: Message) -> Message:

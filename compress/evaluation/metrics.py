@@ -15,7 +15,7 @@ from edgelm.errors import BadInput
 
 Better = Literal["lower", "higher"]
 _MAX_LOSS = 600.0  # nats; e to this power leaves room for the standard error
-_NOT_FINITE = 1e4  # nats that count for a loss that is NaN or infinite
+_NOT_FINITE = 1e4  # what counts for a value that is NaN or infinite; of a loss, nats
 Form = Literal["share", "fraction", "mean", "exp"]
 
 
@@ -119,14 +119,18 @@ def fraction_of(values: Sequence[float]) -> Metric:
 
 
 def mean_of(values: Sequence[float], better: Better) -> Metric:
-    """The mean of a value per item."""
-    return Metric(tuple(values), (1,) * len(values), better, "mean")
+    """The mean of a value per item; one that is not finite counts as a very bad one."""
+    worst = _NOT_FINITE if better == "lower" else -_NOT_FINITE
+    return Metric(_finite(values, worst), (1,) * len(values), better, "mean")
 
 
 def perplexity_of(losses: Sequence[float]) -> Metric:
     """Exp of the mean of a loss per item; one that is not finite counts as a very large one."""
-    finite = tuple(one if math.isfinite(one) else _NOT_FINITE for one in losses)
-    return Metric(finite, (1,) * len(finite), "lower", "exp")
+    return Metric(_finite(losses, _NOT_FINITE), (1,) * len(losses), "lower", "exp")
+
+
+def _finite(values: Sequence[float], otherwise: float) -> tuple[float, ...]:
+    return tuple(one if math.isfinite(one) else otherwise for one in values)
 
 
 def _exp(loss: float) -> float:

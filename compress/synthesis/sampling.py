@@ -14,7 +14,9 @@ import torch
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput
 
-_NUCLEUS = 2048  # tokens among which a nucleus is looked for first
+# A nucleus is looked for among this many of the likeliest tokens before the vocabulary is sorted
+# whole, which takes longer than a small model.
+_WIDTHS = (256, 4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +137,14 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     )
     if sampling.top_p == 1:
         return _at(probabilities.double(), uniform)
-    # Sorting a whole vocabulary takes longer than the model; a nucleus rarely needs it.
-    width = min(_NUCLEUS, probabilities.shape[-1])
-    drawn, complete = _in_nucleus(probabilities, width, sampling.top_p, uniform)
-    rest = (~complete).nonzero().flatten()
-    if len(rest):
-        whole, _ = _in_nucleus(
-            probabilities[rest], probabilities.shape[-1], sampling.top_p, uniform[rest]
-        )
-        drawn[rest] = whole
+    drawn = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    rows = torch.arange(len(logits), device=logits.device)
+    for width in (*_WIDTHS, probabilities.shape[-1]):
+        tokens, complete = _in_nucleus(probabilities[rows], width, sampling.top_p, uniform[rows])
+        drawn[rows] = tokens
+        rows = rows[~complete]
+        if not len(rows):
+            break
     return drawn
 
 
@@ -151,12 +152,12 @@ def _in_nucleus(
     probabilities: torch.Tensor, width: int, top_p: float, uniform: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [B] of the nucleus, and whether the `width` likeliest tokens hold it [B]."""
-    likeliest, order = probabilities.topk(width, -1)
+    likeliest, order = probabilities.topk(min(width, probabilities.shape[-1]), -1)
     likeliest = likeliest.double()
     total = likeliest.cumsum(-1)
     # The token that crosses top_p is part of the nucleus.
     nucleus = likeliest.masked_fill(total - likeliest >= top_p, 0)
-    complete = (total[:, -1] >= top_p) | (width == probabilities.shape[-1])
+    complete = (total[:, -1] >= top_p) | (width >= probabilities.shape[-1])
     return order.gather(-1, _at(nucleus, uniform)[:, None]).flatten(), complete
 
 

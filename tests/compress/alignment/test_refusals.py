@@ -41,7 +41,17 @@ from tests.compress.alignment.examples import DPO, PAIRS, SFT, STRICT, TALKS, Wr
         (
             SFT,
             {"messages": [{"role": "assistant", "content": [{"type": "image"}]}]},
-            r"the content of `messages\[0\]` is .* expected a text; images are not",
+            r"the content of `messages\[0\]` is .* expected a text or parts such as .* images are",
+        ),
+        (
+            SFT,
+            {"messages": [{"role": "user", "content": ["x"]}]},
+            r"the content of `messages\[0\]` is .* expected a text or parts",
+        ),
+        (
+            SFT,
+            {"messages": [{"role": "user", "content": []}]},
+            r"the content of `messages\[0\]` is \[\], expected a text or parts",
         ),
         (SFT, {"messages": [{"role": "user", "content": "x"}]}, "last message is the user's"),
         (DPO, {"prompt": "x", "chosen": "y"}, "no field `rejected`, found prompt, chosen"),

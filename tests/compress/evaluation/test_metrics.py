@@ -111,3 +111,13 @@ def test_a_loss_that_is_not_finite_is_not_the_best_one(loss: float) -> None:
     assert gap.ratio is not None
     assert gap.ratio > 1
     assert all(map(math.isfinite, (score.error or 0, gap.error, gap.ratio, gap.ratio_error or 0)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_divergence_that_is_not_finite_is_not_the_best_one(value: float) -> None:
+    broken, whole = mean_of([value, 0.1, 0.2], "lower"), mean_of([0.1, 0.1, 0.2], "lower")
+    score, gap = broken.score(), broken.difference(whole)
+    assert score.value > 1000
+    assert gap.value > 1000
+    assert math.isfinite(score.error or 0)
+    assert mean_of([value, 0.1], "higher").mean < -1000
