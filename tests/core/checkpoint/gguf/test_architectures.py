@@ -52,6 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": None},  # which llama.cpp does not apply
     "stablelm": {},
     "stablelm-parallel": {},
+    "gemma3n": {"vocab_size_per_layer_input": 128},
     "gemma4": {},
     "gemma4-dense": {},
     "qwen3-moe": {"mlp_only_layers": []},
