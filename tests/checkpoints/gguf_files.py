@@ -28,6 +28,7 @@ KINDS = {
 }
 # What llama.cpp keeps in fp32 besides vectors.
 _FP32 = ("shortconv.conv", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm", "ffn_gate_inp", "_exps.bias")
+_FP32 += ("altup_correct", "altup_predict", "altup_router")
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,

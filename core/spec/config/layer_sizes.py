@@ -165,6 +165,8 @@ def per_layer_inputs(fields: Fields, family: Family) -> PerLayerInputs | None:
     """
     if not family.per_layer_inputs:
         return None
+    if family.altup:  # its class has no layers without
+        fields.required("hidden_size_per_layer_input")
     size = fields.integer("hidden_size_per_layer_input", least=0)
     if not size:
         return None
