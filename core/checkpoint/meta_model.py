@@ -28,7 +28,7 @@ _OLD_FIELDS = {
 }
 _FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf}
 # Classes that build a window's mask even if no layer has a window.
-_ALWAYS_MASK = {"gemma2", "gemma3_text", "ministral", "olmo3", "granite_swa"}
+_ALWAYS_MASK = {"gemma2", "gemma3_text", "gemma3n_text", "ministral", "olmo3", "granite_swa"}
 
 
 def hf_config(checkpoint: Checkpoint) -> Any:

@@ -1,11 +1,9 @@
 """Models that edgelm cannot export, by `model_type`, and what their layers have that it lacks."""
 
-_ALTUP = "its layers predict and correct four streams (AltUp) and leave out activations"
 _MAMBA = "its layers can be state-space mixers (Mamba), which edgelm's graphs cannot express yet"
 _UNBIASED_NORM = "its norms subtract the mean and have no bias (LayerNorm)"
 _LATENT = "its attention compresses keys and values into a latent vector (MLA)"
 REFUSED = {
-    **dict.fromkeys(("gemma3n", "gemma3n_text"), _ALTUP),
     **dict.fromkeys(
         (
             "bamba",

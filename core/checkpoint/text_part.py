@@ -41,6 +41,17 @@ _WRAPPERS = {
             "max_position_embeddings": 131_072,
         },
     ),
+    "gemma3n": _Wrapper(
+        "gemma3n_text",
+        True,
+        {
+            "num_attention_heads": 8,
+            "num_hidden_layers": 35,
+            "hidden_size": 2048,
+            "intermediate_size": 16_384,
+            "vocab_size": 262_400,
+        },
+    ),
     "gemma4": _Wrapper(
         "gemma4_text",
         True,
@@ -69,7 +80,7 @@ _SAME_AS = {"qwen3_vl_text": "qwen3"}
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _DECODER = re.compile(
     r"^(?:model\.)?language_model\.(?:model\.)?"
-    r"(?=layers\.|norm\.|embed_tokens\.|embed_tokens_per_layer\.|per_layer_)"
+    r"(?=layers\.|norm\.|embed_tokens\.|embed_tokens_per_layer\.|per_layer_|altup_)"
 )
 _HEAD = re.compile(r"^language_model\.(?=lm_head\.)")
 _TOWERS = re.compile(

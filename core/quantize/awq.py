@@ -62,7 +62,7 @@ class Smoothing:
             if group.startswith("layers.")
             and split_group(group)[1] in before
             # What is parallel to attention reads the same norm, and has factors of its own.
-            and (spec.layers[split_group(group)[0]].beside is None or ".mlp." in group)
+            and (not _shares_norm(spec, split_group(group)[0]) or ".mlp." in group)
             and not spec.parallel_mlp
         }
         downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]
@@ -85,6 +85,11 @@ class Smoothing:
         """Factors that divide a norm's weight, [hidden_size]."""
         group = next((group for group, norm in self.norms.items() if norm == name), None)
         return None if group is None else self.factors[group]
+
+
+def _shares_norm(spec: DecoderSpec, layer: int) -> bool:
+    """Whether something beside a layer's attention has the same inputs."""
+    return spec.layers[layer].beside is not None or spec.laurel_rank > 0
 
 
 # The norms before q, k, v and before gate and up, by placement of norms.

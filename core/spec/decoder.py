@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgelm.spec.families.family import NormPlacement, QKNorm
+from edgelm.spec.layers.altup import AltUp
 from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.layers.heads import HeadSizes
 from edgelm.spec.layers.layer import LayerSpec as LayerSpec
@@ -78,6 +79,12 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     layer_scalars: bool = False
     """Every layer's output is multiplied by a number of its own (Gemma 4)."""
     per_layer_inputs: PerLayerInputs | None = None
+    altup: AltUp | None = None
+    lists_mlp_sizes: bool = False
+    """The family's own configuration has the size of every layer's MLP (Gemma 3n)."""
+    laurel_rank: int = 0
+    """Of a low-rank product beside attention, whose norm is added to its output; 0: none. The sum
+    is divided by sqrt(2) (Gemma 3n)."""
     layer_norm: bool = False
     """Norms subtract the mean and have a bias; RMS norms otherwise."""
     parallel_mlp: bool = False
@@ -154,10 +161,11 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def _shared_matrices(self) -> tuple[tuple[int, int], ...]:
-        """Those outside the layers: the projection of the embedding to every layer's inputs."""
-        if self.per_layer_inputs is None:
-            return ()
-        return ((self.per_layer_width, self.hidden_size),)
+        """Those outside the layers: from the embedding to every layer's inputs, and of streams."""
+        hidden = self.hidden_size
+        streams = [(hidden, hidden)] * 2 * (self.altup.streams - 1) if self.altup else []
+        inputs = [(self.per_layer_width, hidden)] if self.per_layer_inputs else []
+        return (*inputs, *streams)
 
     @property
     def per_layer_width(self) -> int:
@@ -193,7 +201,9 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             mlp = ((self.mlp_inputs * ffn, hidden), (hidden, ffn)) if ffn else ()
         inputs = self.per_layer_inputs
         own = ((inputs.size, hidden), (hidden, inputs.size)) if inputs else ()
-        return (*self._mixer_matrices(layer), *mlp, *own)
+        rank = self.laurel_rank
+        laurel = ((rank, hidden), (hidden, rank)) if rank else ()
+        return (*self._mixer_matrices(layer), *laurel, *mlp, *own)
 
     def _mixer_matrices(self, layer: LayerSpec) -> list[tuple[int, int]]:
         hidden, mixer = self.hidden_size, layer.mixer
@@ -281,7 +291,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def has_own_sizes(self) -> bool:
         """Whether some layers have sizes of their own (edgelm.spec.own_sizes)."""
         return not self.single_sublayers and any(
-            layer.intermediate_size is not None or isinstance(layer.mixer, NoMixer)
+            (layer.intermediate_size is not None and not self.lists_mlp_sizes)
+            or isinstance(layer.mixer, NoMixer)
             for layer in self.layers
         )
 
@@ -323,7 +334,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def exceeds_fp16(self) -> bool:
         """Whether activations may leave the range of fp16 (Gemma's stream, squared ReLU)."""
-        return self.norm_plus_one or self.layer_scalars or self.hidden_act in ("relu2", "xielu")
+        large = self.norm_plus_one or self.layer_scalars or self.altup is not None
+        return large or self.hidden_act in ("relu2", "xielu")
 
     @property
     def embedding_parameters(self) -> int:
@@ -338,30 +350,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def vector_parameters(self) -> int:
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
-        kinds = self._kinds.items()
-        inputs = self.per_layer_inputs
-        shared = self.hidden_size * (1 + self.layer_norm) + (inputs.size if inputs else 0)
-        return sum(n * self._layer_vectors(layer) for layer, n in kinds) + shared
+        from edgelm.spec.vector_counts import layer_vectors, shared_vectors  # which read a decoder
 
-    def _layer_vectors(self, layer: LayerSpec) -> int:
-        h, heads, projected = self.hidden_size, self.heads(layer), self.projected_sizes(layer)
-        mixer, ffn = layer.mixer, self.mlp_size(layer)
-        total = len(self.norm_names) * h * (1 + self.layer_norm)
-        total += h * (self.per_layer_inputs is not None)
-        if layer.mlp is not None:
-            total += layer.mlp.vector_parameters(h)
-        else:
-            total += (self.mlp_inputs * ffn + h) * (self.mlp_bias and ffn > 0)
-            total += 2 * (self.hidden_act == "xielu" and ffn > 0)
-        if layer.recurrent is not None:
-            total += sum(math.prod(shape) for shape in layer.recurrent.vectors(h).values())
-        if mixer is not None:
-            return total
-        normed = len(projected[:2])  # queries, and keys where the layer has its own
-        total += {"none": 0, "head": normed * heads.dim, "full": sum(projected[:2])}[self.qk_norm]
-        width = sum(projected) + heads.q_size * self.attention_gate
-        total += width * self.qkv_bias + h * self.o_bias
-        return total + self.num_attention_heads * self.attention_sinks
+        own = sum(count * layer_vectors(self, layer) for layer, count in self._kinds.items())
+        return own + shared_vectors(self)
 
     @property
     def parameters(self) -> int:

@@ -34,7 +34,8 @@ def groups(spec: DecoderSpec) -> list[str]:
     tables = [] if spec.tie_word_embeddings and head else [EMBEDDING]
     if spec.per_layer_inputs is not None:
         tables += [PER_LAYER_EMBEDDING, PER_LAYER_MODEL]
-    return [*tables, *layers, *head]
+    entry, ends = (spec.altup.entry, spec.altup.exit) if spec.altup else ({}, {})
+    return [*tables, *entry, *layers, *ends, *head]
 
 
 def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
@@ -43,6 +44,9 @@ def tensor_names(spec: DecoderSpec, group: str) -> list[str]:
         return [stored_name(spec.family, EMBEDDING_WEIGHT)]
     if group in _OUTSIDE:
         return [_OUTSIDE[group]]
+    if spec.altup is not None and group.startswith("altup."):
+        modules = (spec.altup.entry | spec.altup.exit)[group]
+        return [f"model.{name}.weight" for name in modules]
     layer, part = split_group(group)
     modules = _parts(spec, spec.layers[layer])[part]
     names = [f"model.layers.{layer}.{weight_name(name)}" for name in modules]
@@ -66,6 +70,7 @@ def _parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]]:
         parts |= {"attention.qkv": qkv, "attention.o": ("self_attn.o_proj",)}
     if layer.beside is not None:
         parts |= layer.beside.groups
+    parts |= _LAUREL if spec.laurel_rank else {}
     return parts | _mlp_parts(spec, layer) | (_PER_LAYER if spec.per_layer_inputs else {})
 
 
@@ -84,6 +89,10 @@ def _mlp_parts(spec: DecoderSpec, layer: LayerSpec) -> dict[str, tuple[str, ...]
     return parts | {"mlp.down": ("mlp.down_proj",)}
 
 
+_LAUREL = {
+    "laurel.left": ("laurel.linear_left",),
+    "laurel.right": ("laurel.linear_right",),
+}
 _PER_LAYER = {
     "per_layer.gate": ("per_layer_input_gate",),
     "per_layer.projection": ("per_layer_projection",),

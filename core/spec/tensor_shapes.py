@@ -28,6 +28,9 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
         shapes[PER_LAYER_EMBEDDING_WEIGHT] = (inputs.vocab_size, spec.per_layer_width)
         shapes[PER_LAYER_MODEL_WEIGHT] = (spec.per_layer_width, hidden)
         shapes["model.per_layer_projection_norm.weight"] = (inputs.size,)
+    if spec.altup is not None:
+        modules = spec.altup.modules(hidden).items()
+        shapes |= {f"model.{name}.weight": shape for name, shape in modules}
     kinds = [msgspec.structs.replace(layer, rope=None, window=None) for layer in spec.layers]
     layers = {kind: _layer_shapes(spec, kind) for kind in dict.fromkeys(kinds)}
     for index, kind in enumerate(kinds):
@@ -89,7 +92,8 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
         vectors |= layer.beside.vectors(spec.hidden_size)
     ffn = spec.mlp_size(layer)
     mlp = _mlp_matrices(spec, ffn) if layer.mlp is None else layer.mlp.modules(spec.hidden_size)
-    for name, shape in (matrices | mlp | _per_layer_matrices(spec)).items():
+    others = _laurel_matrices(spec) | _per_layer_matrices(spec)
+    for name, shape in (matrices | mlp | others).items():
         shapes[f"{name}.weight"] = shape
         if _biased(spec, layer, name):
             shapes[f"{name}.bias"] = shape[:1]
@@ -100,6 +104,10 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
         shapes["layer_scalar"] = (1,)
     if spec.per_layer_inputs is not None:
         shapes["post_per_layer_input_norm.weight"] = (spec.hidden_size,)
+    if spec.laurel_rank:
+        shapes["laurel.post_laurel_norm.weight"] = (spec.hidden_size,)
+    if spec.altup is not None:
+        shapes |= spec.altup.vectors(spec.hidden_size)
     if layer.mlp is not None:
         return shapes | _stacks(spec, layer.mlp) | layer.mlp.vectors(spec.hidden_size)
     if spec.hidden_act == "xielu" and ffn:
@@ -138,6 +146,15 @@ def _per_layer_matrices(spec: DecoderSpec) -> Shapes:
     return {
         "per_layer_input_gate": (inputs.size, spec.hidden_size),
         "per_layer_projection": (spec.hidden_size, inputs.size),
+    }
+
+
+def _laurel_matrices(spec: DecoderSpec) -> Shapes:
+    if not spec.laurel_rank:
+        return {}
+    return {
+        "laurel.linear_left": (spec.laurel_rank, spec.hidden_size),
+        "laurel.linear_right": (spec.hidden_size, spec.laurel_rank),
     }
 
 

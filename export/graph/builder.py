@@ -189,6 +189,13 @@ class Graph:
             self._register(name, tensor)
         return self._initializers[name]
 
+    def index(self, number: int) -> ir.Value:
+        """A number without axes; a Gather at it drops the axis, and at a `constant` keeps it."""
+        name = f"index.{number}"
+        if name not in self._initializers:
+            self._register(name, ir.Tensor(np.array(number, dtype=np.int64), name=name))
+        return self._initializers[name]
+
     def weight(
         self,
         name: str,

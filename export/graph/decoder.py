@@ -4,6 +4,7 @@ A dialect supplies the few ops in which engines differ. The residual stream is c
 `(stream, delta)` whose sum is due: most engines fuse that sum with the norm that follows it.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -11,8 +12,9 @@ import onnx_ir as ir
 import torch
 
 from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import Bias
-from edgelm.export.graph.per_layer_inputs import join_inputs, layer_part
+from edgelm.export.graph.dtypes import Activations, Bias
+from edgelm.export.graph.residual.altup import Streams
+from edgelm.export.graph.residual.per_layer_inputs import join_inputs, layer_part
 from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Weights, Xielu
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
@@ -27,6 +29,7 @@ class Dialect(Protocol):
     """The ops in which engines differ. Shapes: [1, T, features] unless stated otherwise."""
 
     graph: Graph
+    activations: Activations
 
     def start_part(self) -> None:
         """A layer begins, or what follows the last one: the graph may be cut here."""
@@ -58,6 +61,9 @@ class Dialect(Protocol):
 
     def scale(self, x: Value, factor: float) -> Value:
         """Product with a constant."""
+
+    def number(self, value: float, activations: Activations | None = None) -> Value:
+        """A scalar in the type of the activations, or another."""
 
     def attention(
         self,
@@ -95,8 +101,11 @@ class Dialect(Protocol):
         K - 1 products, before those of the run, and declares its new ones.
         """
 
-    def gated(self, gate_up: Value, size: int) -> Value:
-        """`activation(gate) * up` of [1, T, 2 size] -> [1, T, size]."""
+    def gated(self, gate_up: Value, size: int, sparsity: float = 0.0) -> Value:
+        """`activation(gate) * up` of [1, T, 2 size] -> [1, T, size].
+
+        With a sparsity, most gates are zero (`sparse_gates`).
+        """
 
     def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
         """The sum of the chosen experts' outputs: [1, T, H] -> [1, T, H]."""
@@ -159,14 +168,46 @@ def build_decoder(dialect: Dialect, weights: Weights) -> None:
     if spec.per_layer_inputs is not None:
         projected = decoder.linear(hidden, PER_LAYER_MODEL)
         decoder = decoder._replace(per_layer=join_inputs(dialect, weights, projected))
+    layers = single_stream if spec.altup is None else several_streams
+    normed, _ = decoder.sum_and_norm(layers(decoder, hidden), "norm")
+    dialect.finish(decoder.linear(normed, HEAD) if spec.has_head else normed)
+
+
+def single_stream(decoder: _Decoder, hidden: Value) -> _Residual:
+    """All layers, of the embedding; what the last norm has as its input."""
     residual = _Residual(hidden, None)
-    for index in range(spec.num_hidden_layers):
-        dialect.start_part()
+    for index in range(decoder.spec.num_hidden_layers):
+        decoder.dialect.start_part()
         residual = block(decoder, index, residual)
         residual = after_block(decoder, index, residual)
+    decoder.dialect.start_part()
+    return residual
+
+
+def several_streams(decoder: _Decoder, hidden: Value) -> _Residual:
+    """The same, of a decoder whose layers predict and correct streams (AltUp)."""
+    altup, dialect = decoder.spec.altup, decoder.dialect
+    assert altup is not None
+    writer = Streams(dialect, decoder.weights, altup)
+    [entry] = altup.entry
+    streams = writer.enter(hidden, decoder.linear(hidden, entry))
+    for index in range(decoder.spec.num_hidden_layers):
+        dialect.start_part()
+        predicted = writer.predict(streams, index)
+        active = writer.stream(predicted, altup.active)
+        computed = decoder.sum(block(decoder, index, _Residual(active, None)))
+        if index == decoder.spec.num_hidden_layers - 1:
+            predicted = dialect.select_positions(predicted)
+        streams = writer.correct(predicted, computed, index)
+        if decoder.per_layer is not None:
+            delta = per_layer_delta(decoder, index, writer.output(streams, index))
+            streams = writer.add_to_others(streams, delta)
     dialect.start_part()
-    normed, _ = decoder.sum_and_norm(residual, "norm")
-    dialect.finish(decoder.linear(normed, HEAD) if spec.has_head else normed)
+    others = [
+        decoder.linear(writer.stream(streams, number), group)
+        for number, group in enumerate(altup.exit, start=1)
+    ]
+    return _Residual(writer.exit(writer.stream(streams, 0), others), None)
 
 
 def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
@@ -197,6 +238,13 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
         return _Residual(stream, decoder.dialect.add(delta, mlp(decoder, index, inputs)))
     if spec.norms != "pre":
         delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
+    if spec.laurel_rank:
+        inputs = decoder.dialect.select_positions(normed) if last else normed
+        total = decoder.dialect.add(stream, delta)
+        total = decoder.dialect.add(total, laurel(decoder, index, inputs))
+        return feed_forward(
+            decoder, index, _Residual(decoder.dialect.scale(total, math.sqrt(0.5)), None)
+        )
     return feed_forward(decoder, index, _Residual(stream, delta))
 
 
@@ -205,18 +253,32 @@ def after_block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual
     spec, dialect = decoder.spec, decoder.dialect
     if decoder.per_layer is not None:
         stream = decoder.sum(residual)
-        channels = layer_part(dialect, spec, decoder.per_layer, index)
-        if index == spec.num_hidden_layers - 1:
-            channels = dialect.select_positions(channels)
-        gate = dialect.activate(decoder.linear(stream, f"layers.{index}.per_layer.gate"), None)
-        gated = dialect.graph.op("Mul", gate, channels)
-        delta = decoder.linear(gated, f"layers.{index}.per_layer.projection")
-        delta = decoder.norm(delta, f"layers.{index}.post_per_layer_input_norm")
-        residual = _Residual(stream, delta)
+        residual = _Residual(stream, per_layer_delta(decoder, index, stream))
     if spec.layer_scalars:
-        scaled = dialect.scale(decoder.sum(residual), decoder.weights.layer_scalar(index))
-        residual = _Residual(scaled, None)
+        factor = float(decoder.weights.tensor(f"model.layers.{index}.layer_scalar"))
+        residual = _Residual(dialect.scale(decoder.sum(residual), factor), None)
     return residual
+
+
+def per_layer_delta(decoder: _Decoder, index: int, x: Value) -> Value:
+    """What the token's own channels add to a layer's output, of a stream."""
+    spec, dialect = decoder.spec, decoder.dialect
+    assert decoder.per_layer is not None
+    channels = layer_part(dialect, spec, decoder.per_layer, index)
+    if index == spec.num_hidden_layers - 1:
+        channels = dialect.select_positions(channels)
+    gate = dialect.activate(decoder.linear(x, f"layers.{index}.per_layer.gate"), None)
+    gated = dialect.graph.op("Mul", gate, channels)
+    delta = decoder.linear(gated, f"layers.{index}.per_layer.projection")
+    return decoder.norm(delta, f"layers.{index}.post_per_layer_input_norm")
+
+
+def laurel(decoder: _Decoder, index: int, x: Value) -> Value:
+    """What is beside attention: its inputs, plus the norm of a product of low rank with them."""
+    product = decoder.linear(x, f"layers.{index}.laurel.left")
+    product = decoder.linear(product, f"layers.{index}.laurel.right")
+    normed = decoder.norm(product, f"layers.{index}.laurel.post_laurel_norm")
+    return decoder.dialect.add(x, normed)
 
 
 def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
@@ -288,13 +350,15 @@ def mlp(decoder: _Decoder, index: int, x: Value) -> Value:
         xielu = decoder.weights.xielu(index) if spec.hidden_act == "xielu" else None
         return decoder.linear(decoder.dialect.activate(up, xielu), f"layers.{index}.mlp.down")
     layer = spec.layers[index]
-    return gated_mlp(decoder, f"layers.{index}.mlp", x, spec.mlp_size(layer))
+    size, sparsity = spec.mlp_size(layer), layer.activation_sparsity
+    return gated_mlp(decoder, f"layers.{index}.mlp", x, size, sparsity)
 
 
-def gated_mlp(decoder: _Decoder, prefix: str, x: Value, size: int) -> Value:
+def gated_mlp(decoder: _Decoder, prefix: str, x: Value, size: int, sparsity: float = 0.0) -> Value:
     """`down(activation(gate) * up)`."""
     gate_up = decoder.linear(x, f"{prefix}.gate_up")
-    return decoder.linear(decoder.dialect.gated(gate_up, size), f"{prefix}.down")
+    gated = decoder.dialect.gated(gate_up, size, sparsity)
+    return decoder.linear(gated, f"{prefix}.down")
 
 
 def experts(decoder: _Decoder, index: int, mixture: MixtureOfExperts, x: Value) -> Value:

@@ -22,6 +22,7 @@ from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import DTYPES, Activations, Bias
 from edgelm.export.graph.qdq_weights import QdqWeights
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, short_conv
+from edgelm.export.graph.residual.per_layer_inputs import per_layer_tokens
 from edgelm.export.graph.segments import Segments, save_graph
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
@@ -157,8 +158,9 @@ class QdqDialect:
         return self.graph.op("Gather", table, self.tokens, name="embed", axis=0)  # type: ignore[no-any-return]
 
     def embed_per_layer(self) -> Value:
+        tokens = per_layer_tokens(self.graph, self.spec, self.tokens)
         return self.matrices.gather(
-            self.tokens, PER_LAYER_EMBEDDING, self.precision[PER_LAYER_EMBEDDING]
+            tokens, PER_LAYER_EMBEDDING, self.precision[PER_LAYER_EMBEDDING]
         )
 
     def _unquantized(self, precision: WeightPrecision) -> Unquantized:
@@ -302,9 +304,11 @@ class QdqDialect:
     def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
         raise NotImplementedError
 
-    def gated(self, gate_up: Value, size: int) -> Value:
+    def gated(self, gate_up: Value, size: int, sparsity: float = 0.0) -> Value:
         halves = self.graph.constant(f"gate_up_sizes_{size}", np.array([size] * 2, dtype=np.int64))
         gate, up = self.graph.op("Split", gate_up, halves, outputs=2, axis=-1)
+        if sparsity:
+            gate = activations.sparse_gates(self, gate, sparsity)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
 
     def activate(self, x: Value, xielu: Xielu | None) -> Value:

@@ -27,9 +27,9 @@ class ZeroWeights(Weights):
         return torch.zeros(()).expand(self.shape(group)[0]) if self.has_bias(group) else None
 
     def norm(self, name: str) -> torch.Tensor:
-        return self._tensor(f"model.{name}.weight")
+        return self.tensor(f"model.{name}.weight")
 
-    def _tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
         stored = stored_name(self.checkpoint.spec.family, name)
         return torch.zeros(()).expand(self.checkpoint.shapes[stored])
 

@@ -16,11 +16,10 @@ from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.source.head import Head
 from edgelm.export.source.reference import Reference
 from edgelm.quantize.precision import Int4, Int8
-from edgelm.spec.groups import EMBEDDING, HEAD, PER_LAYER_EMBEDDING, PER_LAYER_MODEL
-from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.groups import HEAD
 
 Progress = Callable[[int, int], None]
-_SHARED = "shared_kv_states"  # the argument of Gemma 4's layers
+_SHARED = "shared_kv_states"  # the argument of Gemma 3n's and 4's layers
 _BATCH = 8  # runs that pass a layer together
 
 
@@ -57,10 +56,18 @@ _Shared = dict[str, tuple[torch.Tensor, ...]]
 
 
 class _Run(NamedTuple):
-    """The source with one group quantized: hidden states [B, T, H] so far, and shared keys."""
+    """The source with one group quantized: hidden states so far, and shared keys.
+
+    The states are [B, T, H], or [streams, B, T, H] (AltUp).
+    """
 
     states: torch.Tensor
     shared: _Shared
+
+    @property
+    def batch(self) -> int:
+        """Sequences, of all runs that are joined here."""
+        return self.states.shape[-3]
 
 
 def _joined(runs: Sequence[_Run]) -> _Run:
@@ -71,7 +78,7 @@ def _joined(runs: Sequence[_Run]) -> _Run:
         )
         for kind in runs[0].shared
     }
-    return _Run(torch.cat([run.states for run in runs]), shared)
+    return _Run(torch.cat([run.states for run in runs], -3), shared)
 
 
 def _parted(run: _Run, count: int) -> list[_Run]:
@@ -80,7 +87,7 @@ def _parted(run: _Run, count: int) -> list[_Run]:
         {kind: tuple(one.chunk(count)[at] for one in both) for kind, both in run.shared.items()}
         for at in range(count)
     ]
-    return [_Run(*one) for one in zip(run.states.chunk(count), parts, strict=True)]
+    return [_Run(*one) for one in zip(run.states.chunk(count, -3), parts, strict=True)]
 
 
 def _repeated(own: Any, batch: int) -> Any:
@@ -104,6 +111,7 @@ class _PerturbedRuns:
         self.precision = precision
         self.progress = progress
         self.runs: dict[str, _Run] = {}  # by group
+        self.last_states: torch.Tensor | None = None  # of the source, behind the last layer
 
     @contextmanager
     def batched_perturbations(self) -> Iterator[None]:
@@ -111,11 +119,15 @@ class _PerturbedRuns:
             layer.register_forward_pre_hook(self._at(index), with_kwargs=True)
             for index, layer in enumerate(self.reference.layers)
         ]
+        hooks.append(self.reference.layers[-1].register_forward_hook(self._keep_states))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _keep_states(self, _: Any, __: Any, out: Any) -> None:
+        self.last_states = out[0] if isinstance(out, tuple) else out
 
     def _at(self, index: int) -> Callable[..., None]:
         def enter(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -127,7 +139,7 @@ class _PerturbedRuns:
 
             def run(before: _Run) -> _Run:
                 # A sequence's own inputs of the layer (Gemma 4) follow it into every batch.
-                own = [_repeated(one, len(before.states)) for one in args[1:]]
+                own = [_repeated(one, before.batch) for one in args[1:]]
                 if shared is not None:  # which the layer may add to
                     rest[_SHARED] = type(shared)(before.shared)
                 # forward, not __call__: this hook must not run again.
@@ -163,22 +175,25 @@ class _PerturbedRuns:
     def divergences(self, clean: torch.Tensor, tokens: torch.Tensor) -> dict[str, float]:
         """KL of every run's final state, and of the two ends of the model."""
         spec, head = self.reference.spec, self.reference.head()
-        norm = self.reference.model.get_submodule(stored_name(spec.family, "model.norm"))
+        finish = self.reference.final_states
         source = _Source(self.reference.logits(clean.flatten(0, 1), head))
 
         def kl(hidden: torch.Tensor, matrix: Head) -> float:
             return source.kl(self.reference.logits(hidden.flatten(0, 1), matrix))
 
         with torch.inference_mode():
-            result = {group: kl(norm(run.states), head) for group, run in self.runs.items()}
+            result = {group: kl(finish(run.states), head) for group, run in self.runs.items()}
+            exits = spec.altup.exit if spec.altup else {}
+            for group in exits:
+                assert self.last_states is not None
+                with self._quantized(group):
+                    result[group] = kl(finish(self.last_states), head)
         [name] = self.weights.tensor_names(HEAD)
         result[HEAD] = kl(clean, self.quantizer.dequantized(HEAD, self.precision)[name])
-        # The embedding changes the first layer's input, which takes a pass of its own. A tied
-        # table is one group: its cost at the input and its cost at the output add up.
-        entries = [HEAD if spec.tie_word_embeddings else EMBEDDING]
-        if spec.per_layer_inputs is not None:  # likewise what feeds every layer
-            entries += [PER_LAYER_EMBEDDING, PER_LAYER_MODEL]
-        for entry in entries:
+        # What precedes the layers, such as the embedding, takes a pass of its own. A tied table is
+        # one group: its cost at the input and its cost at the output add up.
+        measured = {*self.runs, *exits} | (set() if spec.tie_word_embeddings else {HEAD})
+        for entry in (group for group in self.weights.groups() if group not in measured):
             with self._quantized(entry):
                 hidden = self.reference.hidden_states(tokens)
             result[entry] = result.get(entry, 0.0) + kl(hidden, head)

@@ -171,7 +171,7 @@ class Weights:
     def norm(self, name: str) -> torch.Tensor:
         """A norm's weight as a plain factor."""
         spec = self.checkpoint.spec
-        weight = self._tensor(f"model.{name}.weight")
+        weight = self.tensor(f"model.{name}.weight")
         if spec.norm_plus_one:
             weight = weight + 1.0
         if name == "norm":
@@ -190,7 +190,7 @@ class Weights:
         spec = self.checkpoint.spec
         if not spec.layer_norm:
             return None
-        bias = self._tensor(f"model.{name}.bias")
+        bias = self.tensor(f"model.{name}.bias")
         if name == "norm":
             bias = bias / spec.logits_divisor
         divisor = self.smoothing.norm(name) if self.smoothing else None
@@ -203,18 +203,14 @@ class Weights:
             return self.layer_kv_scaling(f"layers.{layer}.attention").value[0]
         return torch.ones(spec.heads(spec.layers[layer]).dim)
 
-    def layer_scalar(self, layer: int) -> float:
-        """What a layer's output is multiplied by."""
-        return float(self._tensor(f"model.layers.{layer}.layer_scalar"))
-
     def sinks(self, layer: int) -> torch.Tensor:
         """The sinks of a layer's query heads [num_attention_heads]."""
-        return self._tensor(f"model.layers.{layer}.self_attn.sinks")
+        return self.tensor(f"model.layers.{layer}.self_attn.sinks")
 
     def xielu(self, layer: int) -> Xielu:
         """The parameters of a layer's xIELU, as it applies them."""
         values = {
-            name: self._tensor(f"model.layers.{layer}.mlp.act_fn.{name}").flatten()
+            name: self.tensor(f"model.layers.{layer}.mlp.act_fn.{name}").flatten()
             for name in ("alpha_p", "alpha_n", "beta", "eps")
         }
         beta = float(values["beta"])
@@ -228,17 +224,17 @@ class Weights:
         name = f"model.layers.{layer}.conv.conv"
         mixer = self.checkpoint.spec.layers[layer].mixer
         assert isinstance(mixer, ShortConv)
-        bias = self._tensor(f"{name}.bias") if mixer.bias else None
-        return self._tensor(f"{name}.weight"), bias
+        bias = self.tensor(f"{name}.bias") if mixer.bias else None
+        return self.tensor(f"{name}.weight"), bias
 
     def delta(self, layer: int) -> DeltaWeights:
         """What a layer's gated delta rule has besides its projections."""
         name = f"model.layers.{layer}.linear_attn"
         return DeltaWeights(
-            self._tensor(f"{name}.conv1d.weight"),
-            self._tensor(f"{name}.dt_bias"),
-            -self._tensor(f"{name}.A_log").exp(),
-            self._tensor(f"{name}.norm.weight"),
+            self.tensor(f"{name}.conv1d.weight"),
+            self.tensor(f"{name}.dt_bias"),
+            -self.tensor(f"{name}.A_log").exp(),
+            self.tensor(f"{name}.norm.weight"),
         )
 
     def mamba(self, layer: int) -> MambaWeights:
@@ -247,12 +243,12 @@ class Weights:
         mixer = self.checkpoint.spec.layers[layer].recurrent
         assert isinstance(mixer, Mamba2)
         return MambaWeights(
-            self._tensor(f"{name}.conv1d.weight"),
-            self._tensor(f"{name}.conv1d.bias") if mixer.conv_bias else None,
-            self._tensor(f"{name}.dt_bias"),
-            -self._tensor(f"{name}.A_log").exp(),
-            self._tensor(f"{name}.D"),
-            self._tensor(f"{name}.norm.weight") if mixer.norm != "none" else None,
+            self.tensor(f"{name}.conv1d.weight"),
+            self.tensor(f"{name}.conv1d.bias") if mixer.conv_bias else None,
+            self.tensor(f"{name}.dt_bias"),
+            -self.tensor(f"{name}.A_log").exp(),
+            self.tensor(f"{name}.D"),
+            self.tensor(f"{name}.norm.weight") if mixer.norm != "none" else None,
         )
 
     def router(self, layer: int) -> Router:
@@ -261,10 +257,10 @@ class Weights:
         assert mixture is not None
         name = f"model.layers.{layer}.mlp"
         return Router(
-            self._tensor(f"{name}.router.weight"),
-            self._tensor(f"{name}.router.bias") if mixture.router_bias else None,
-            self._tensor(f"{name}.expert_bias") if mixture.selection_bias else None,
-            self._tensor(f"{name}.shared_expert_gate.weight") if mixture.shared_gate else None,
+            self.tensor(f"{name}.router.weight"),
+            self.tensor(f"{name}.router.bias") if mixture.router_bias else None,
+            self.tensor(f"{name}.expert_bias") if mixture.selection_bias else None,
+            self.tensor(f"{name}.shared_expert_gate.weight") if mixture.shared_gate else None,
         )
 
     def _by_output(self, stack: torch.Tensor) -> torch.Tensor:
@@ -272,7 +268,8 @@ class Weights:
         by_input = stacked_by_input(self.checkpoint.spec.family)
         return stack.transpose(1, 2) if by_input else stack
 
-    def _tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor in fp32, under its canonical name, as it is stored."""
         return self.checkpoint.tensor(stored_name(self.checkpoint.spec.family, name)).float()
 
     def row_order(self, group: str) -> torch.Tensor | None:

@@ -18,7 +18,9 @@ from edgelm.export.source.head import Head, read_head
 from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
+from edgelm.spec.tensor_names import stored_name
 
+_MIN_SQUARE = 1e-5  # of a stream's projection (Gemma 3n)
 _PART = 2**24  # weights of the head that are converted at a time: 67 MB
 
 
@@ -64,6 +66,24 @@ class Reference:
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
             )
         return states.last_hidden_state  # type: ignore[no-any-return]
+
+    def final_states(self, states: torch.Tensor) -> torch.Tensor:
+        """Final hidden states [B, T, hidden] of what the last layer returns."""
+        if self.spec.altup is not None:
+            states = self._joined_streams(states)
+        norm = self.model.get_submodule(stored_name(self.spec.family, "model.norm"))
+        return norm(states)  # type: ignore[no-any-return]
+
+    def _joined_streams(self, streams: torch.Tensor) -> torch.Tensor:
+        """The mean of the streams [streams, B, T, hidden], as Gemma 3n's model ends."""
+        target = streams[0].square().mean(-1, keepdim=True).sqrt()
+        total = streams[0]
+        modules = self.model.model.altup_unembed_projections
+        for stream, projection in zip(streams[1:], modules, strict=True):
+            own = projection(stream)
+            size = own.square().mean(-1, keepdim=True).clamp(min=_MIN_SQUARE).sqrt()
+            total = total + own * target / size
+        return total / len(streams)
 
     def head(self) -> Head:
         """The head's matrix [vocab, hidden] in its stored type."""

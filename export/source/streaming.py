@@ -34,9 +34,11 @@ def stream_weights(
                 module._buffers[buffer] = checkpoint.tensor(f"{name}.{buffer}").float()
     for name, module in model.named_modules():
         if any(True for _ in module.parameters(recurse=False)):
-            # A short convolution is never called: its parent reads its weight.
+            # A short convolution is never called: its parent reads its weight. Nor is Gemma 3n's
+            # AltUp, whose methods the layer calls.
             parent = model.get_submodule(name.rpartition(".")[0])
-            user = parent if isinstance(module, nn.Conv1d) else module
+            uncalled = isinstance(module, nn.Conv1d) or hasattr(module, "scale_corrected_output")
+            user = parent if uncalled else module
             _stream(name, module, user, read, read_rows)
 
 

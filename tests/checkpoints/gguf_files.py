@@ -15,7 +15,7 @@ from tests.checkpoints.gguf_layout.keys import (
     global_config,
     key_value_heads,
 )
-from tests.checkpoints.gguf_layout.tensors import converted, permuted, rope_factors
+from tests.checkpoints.gguf_layout.tensors import converted, permuted, rope_factors, stacks
 
 KINDS = {
     "F32": gguf.GGMLQuantizationType.F32,
@@ -28,6 +28,7 @@ KINDS = {
 }
 # What llama.cpp keeps in fp32 besides vectors.
 _FP32 = ("shortconv.conv", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm", "ffn_gate_inp", "_exps.bias")
+_FP32 += ("altup_correct", "altup_predict", "altup_router")
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
@@ -58,6 +59,7 @@ ARCHITECTURES = {
     "granitemoehybrid": gguf.MODEL_ARCH.GRANITE_HYBRID,
     "nemotron_h": gguf.MODEL_ARCH.NEMOTRON_H,
     "falcon_h1": gguf.MODEL_ARCH.FALCON_H1,
+    "gemma3n_text": gguf.MODEL_ARCH.GEMMA3N,
     "gemma4_text": gguf.MODEL_ARCH.GEMMA4,
     "apertus": gguf.MODEL_ARCH.APERTUS,
     "starcoder2": gguf.MODEL_ARCH.STARCODER2,
@@ -125,10 +127,14 @@ def write_gguf(
     for key, integer in (integers or {}).items():
         writer.add_uint32(key, integer)
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
+    state = {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
+    for name, values in stacks(state, config).items():
+        stored = names.get_name(f"model.{name}", try_suffixes=(".weight",))
+        _add(writer, stored, values, KINDS[kind])
+    for name, tensor in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        for found, values in _as_llama_cpp(name, tensor.float().numpy(), config).items():
+        for found, values in _as_llama_cpp(name, tensor, config).items():
             stored = names.get_name(found, try_suffixes=(".weight", ".bias")) or found
             assert "layers" not in stored, stored
             if not any(part in stored for part in without_tensors):
@@ -208,7 +214,7 @@ def _as_llama_cpp(name: str, values: npt.NDArray[Any], config: Any) -> dict[str,
         return {name: values.squeeze(1) if values.ndim == 3 else values}
     if config.model_type in _PERMUTED and part in heads:
         return {name: permuted(values, heads[part])}
-    gemma = config.model_type.startswith("gemma") and config.model_type != "gemma4_text"
+    gemma = config.model_type in ("gemma", "gemma2", "gemma3_text")
     if gemma and part.endswith("norm"):
         return {name: values + 1}
     return converted(name, values, config)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.checkpoints.gemma import GEMMA
+
 _BASE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -32,15 +34,6 @@ _YARN = {
     "rope_theta": 10_000.0,
     "factor": 4.0,
     "original_max_position_embeddings": 32,
-}
-_GEMMA_4 = {
-    "num_hidden_layers": 7,
-    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2
-    + ["full_attention"],
-    "sliding_window": 8,
-    "global_head_dim": 32,
-    "hidden_size_per_layer_input": 32,
-    "vocab_size_per_layer_input": 128,
 }
 _PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
 _PARTIAL: dict[str, Any] = {
@@ -82,20 +75,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             "rope_parameters": _PLAIN | {"partial_rotary_factor": 0.5},
         },
     ),
-    "gemma2": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 24}),
-    "gemma3": ("gemma3_text", {"sliding_window": 8, "num_hidden_layers": 7}),
-    "gemma4": ("gemma4_text", _GEMMA_4 | {"num_kv_shared_layers": 4, "use_double_wide_mlp": True}),
-    "gemma4-dense": (
-        "gemma4_text",
-        _GEMMA_4
-        | {
-            "hidden_size_per_layer_input": 0,
-            "attention_k_eq_v": True,
-            "num_global_key_value_heads": 1,
-            "final_logit_softcapping": 3.0,
-        },
-    ),
-    "gemma": ("gemma", {"hidden_act": "gelu"}),
+    **GEMMA,
     "ministral3": (
         "ministral3",
         {"rope_parameters": _YARN | {"llama_4_scaling_beta": 0.3}},
@@ -325,13 +305,13 @@ MIXTURES = (
     "qwen3.5-moe",
 )
 # Those that can be pruned.
-_ENTANGLED = ("gemma4", "gemma4-dense", "nemotron-h", "falcon-h1", "falcon-h1-norm")
+_ENTANGLED = ("gemma3n", "gemma4", "gemma4-dense", "nemotron-h", "falcon-h1", "falcon-h1-norm")
 DENSE = tuple(name for name in TINY if name not in (*MIXTURES, *_ENTANGLED))
 # One for each kind of layer and of scale. Tests of what is the same for all kinds (quantization,
 # evaluation, training) take these in `make test`, and the others in `make slow`; tests of reading
 # and of parity take all.
 REPRESENTATIVE = (
-    *("llama", "llama-untied", "gemma3", "gemma4", "phi3-partial", "granite", "olmo2"),
+    *("llama", "llama-untied", "gemma3", "gemma3n", "gemma4", "phi3-partial", "granite", "olmo2"),
     *("lfm2", "qwen3.5", "granite-hybrid", "nemotron-h", "qwen3-moe", "gpt-oss"),
 )
 
@@ -357,8 +337,10 @@ def randomize(model: Any, *, seed: int = 0) -> None:
     """Random values for all parameters of a model, and for constants that a checkpoint stores."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             std = 0.25 if parameter.ndim > 1 else 0.1
+            if name.endswith("modality_router.weight"):
+                std = 8.0  # Gemma 3n divides its inputs by the hidden size
             noise = torch.randn(parameter.shape, generator=generator) * std
             parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
         for key, buffer in model.named_buffers():
@@ -382,8 +364,8 @@ def decide_clearly(model: Any) -> None:
 
 
 def soften_attention(model: Any) -> None:
-    """Give Gemma 4's queries the size that others have after their scale, 1 / sqrt(head_dim)."""
-    if model.config.model_type != "gemma4_text":
+    """Give Gemma 3n's and 4's queries the size that others have: scaled by 1 / sqrt(head_dim)."""
+    if model.config.model_type not in ("gemma3n_text", "gemma4_text"):
         return
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -143,9 +143,10 @@ def test_experts_are_not_pruned(bench: Path, table: str) -> None:
         preflight(recipe_of(bench, table, DISTILL), spec)
 
 
-def test_layers_that_share_are_not_pruned(bench: Path) -> None:
-    spec = DecoderSpec.from_hf(tiny_config("gemma4").to_dict())
-    with pytest.raises(BadInput, match=r"\[prune\] cannot be used with gemma4_text: its layers"):
+@pytest.mark.parametrize("name", ["gemma3n", "gemma4"])
+def test_layers_that_share_are_not_pruned(bench: Path, name: str) -> None:
+    spec = DecoderSpec.from_hf(tiny_config(name).to_dict())
+    with pytest.raises(BadInput, match=rf"\[prune\] cannot be used with {name}_text: its layers"):
         preflight(recipe_of(bench, PRUNE, DISTILL), spec)
 
 

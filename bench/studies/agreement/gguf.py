@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from edgelm.bench.peers.install import converter, interpreter
 from edgelm.checkpoint.source import open_checkpoint
@@ -67,6 +68,18 @@ _MODELS: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": None},
     "stablelm": {},
     "stablelm-parallel": {},
+    # Sizes that llama.cpp has as constants; it divides a variance by one number less.
+    "gemma3n": {
+        "num_hidden_layers": 25,
+        "num_kv_shared_layers": 5,
+        "layer_types": None,
+        "laurel_rank": 64,
+        "hidden_size_per_layer_input": 256,
+        "vocab_size_per_layer_input": 128,
+        "activation_sparsity_pattern": None,
+        "intermediate_size": 4096,
+        "final_logit_softcapping": 30.0,
+    },
     "gemma4": {"final_logit_softcapping": 30.0},  # which llama.cpp computes with if there is no key
     "gemma4-dense": {},
     "qwen3-moe": {"mlp_only_layers": []},
@@ -132,12 +145,29 @@ def _write_published_config(name: str, folder: Path) -> None:
             for key, value in config.items()
             if "expert" not in key and not key.startswith("moe_") and key not in mixture
         }
+    if name == "gemma3n":
+        _add_unused_keys(folder, config)
     if name.startswith("gemma4"):
         config.setdefault("moe_intermediate_size", None)
+    if name.startswith(("gemma3n", "gemma4")):
         words = {f"word {index}": index for index in range(config["vocab_size"])}
         tokenizer = {"model": {"vocab": words}, "added_tokens": []}
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     path.write_text(json.dumps(config), encoding="utf-8")
+
+
+def _add_unused_keys(folder: Path, config: dict[str, Any]) -> None:
+    """Add keys and values to layers that share others, which published checkpoints have."""
+    path, head = folder / "model.safetensors", config["head_dim"]
+    sizes = (config["num_key_value_heads"] * head, config["hidden_size"])
+    shapes = {"k_proj": sizes, "v_proj": sizes, "k_norm": (head,)}
+    count = config["num_hidden_layers"]
+    unused = {
+        f"model.layers.{layer}.self_attn.{part}.weight": torch.ones(shape)
+        for layer in range(count - config["num_kv_shared_layers"], count)
+        for part, shape in shapes.items()
+    }
+    save_file(load_file(path) | unused, path, {"format": "pt"})
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from edgelm.checkpoint.gguf.stored_tensor import (
     some_quantized_rows,
     start,
     stored_bytes,
+    unstacked,
 )
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.errors import BadCheckpoint, UnknownName
@@ -136,7 +137,8 @@ class GgufFile:
         found: dict[str, dict[int, tuple[Place, Stored]]] = defaultdict(dict)
         for part in parts:
             for name, info in part.header.tensors.items():
-                self._place(found, name, part, info)
+                for one, slice_ in unstacked(self._row.stacks.get(name), Stored(name, part, info)):
+                    self._place(found, one, part, slice_)
         return collect(found, alternating=self._row.experts_by_input)
 
     def _place(

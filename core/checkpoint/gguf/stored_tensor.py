@@ -12,6 +12,7 @@ from edgelm.errors import BadCheckpoint
 F32, F16 = 0, 1  # ggml types that need no dequantizing
 FLOATS = (F32, F16, 28, 30)  # with F64 and BF16
 _VALUES_AT_ONCE = 1 << 17
+_MAX_STACKED = 64
 
 
 class Stored(NamedTuple):
@@ -20,6 +21,18 @@ class Stored(NamedTuple):
     name: str
     part: GgufPart
     info: TensorInfo
+
+
+def unstacked(names: str | None, stored: Stored) -> list[tuple[str, TensorInfo]]:
+    """The matrices of a stack, with their places in `names`; a tensor that is no stack as it is."""
+    shape, kind, offset = stored.info
+    if names is None or len(shape) != 3 or not 0 < shape[0] <= _MAX_STACKED:
+        return [(stored.name, stored.info)]
+    size = stored_bytes(stored) // shape[0]
+    return [
+        (names.format(index), TensorInfo(shape[1:], kind, offset + index * size))
+        for index in range(shape[0])
+    ]
 
 
 def quantized_rows(stored: Stored) -> npt.NDArray[np.uint8]:

@@ -19,9 +19,11 @@ from edgelm.spec.config.config_fields import (
 from edgelm.spec.config.expert_fields import layer_experts
 from edgelm.spec.config.layer_fields import layer_thetas, layer_windows, rotated_layers
 from edgelm.spec.config.layer_sizes import (
+    altup,
     layer_heads,
     per_layer_inputs,
     with_keys_as_values,
+    with_mlp_sizes,
     with_shared_keys,
 )
 from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
@@ -120,6 +122,9 @@ class _Reader:
             single_sublayers=family.single_sublayers,
             multipliers=multipliers(fields) if family.parallel_mamba else None,
             per_layer_inputs=per_layer_inputs(fields, family),
+            altup=altup(fields, family),
+            lists_mlp_sizes=family.listed_ffn,
+            laurel_rank=fields.required("laurel_rank") if family.laurel else 0,
             attention_softcap=self.softcap("attn_logit_softcapping", read=family.attention_softcap),
             logits_softcap=self.softcap("final_logit_softcapping", read=family.logits_softcap),
             **self.multipliers(hidden),
@@ -275,7 +280,10 @@ class _Reader:
             rope_of_layer = rope if rotates else None
             layers.append(LayerSpec(rope_of_layer, window, growth, mlp=mlp, beside=beside, **own))
         size = feed_forward_size(fields, family)
-        sized = with_own_sizes(fields, tuple(layers), size)
+        if family.listed_ffn:
+            sized = with_mlp_sizes(fields, family, tuple(layers))
+        else:
+            sized = with_own_sizes(fields, tuple(layers), size)
         return with_shared_keys(fields, family, with_keys_as_values(fields, family, sized))
 
 

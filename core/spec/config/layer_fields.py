@@ -112,6 +112,10 @@ def _fourth(fields: Fields, window: int | None, rotated: list[bool]) -> list[boo
     return [layer % 4 != 3 for layer in range(len(rotated))]
 
 
+def _fifth(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+    return [layer % 5 != 4 for layer in range(len(rotated))]
+
+
 def _sixth(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
     return [layer % 6 != 5 for layer in range(len(rotated))]
 
@@ -139,6 +143,7 @@ _DEFAULTS: dict[Windows, Default] = {
     "alternating": _alternating,
     "pattern": _pattern,
     "fourth": _fourth,
+    "fifth": _fifth,
     "sixth": _sixth,
     "first": _first,
     "upper": _upper,

@@ -1,4 +1,4 @@
-"""Heads, shared keys and values, and MLPs that differ between layers: Gemma 4's fields.
+"""Heads, shared keys and values, and MLPs that differ between layers: Gemma 3n's and 4's fields.
 
 Published checkpoints have `global_head_dim` and `num_global_key_value_heads`; transformers saves
 `per_layer_config` instead, an object for each layer that differs.
@@ -11,11 +11,15 @@ import msgspec
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.config.config_fields import Fields
+from edgelm.spec.config.mixer_fields import listed_sizes
 from edgelm.spec.decoder import LayerSpec
 from edgelm.spec.families.family import Family
+from edgelm.spec.layers.altup import AltUp
 from edgelm.spec.layers.per_layer_inputs import PerLayerInputs
 
 _SIZES = ("head_dim", "num_key_value_heads")
+_SPARSE_LAYERS, _SPARSITY = 10, 0.95
+_MAX_STREAMS = 64
 Sizes = dict[str, int | None]
 
 
@@ -112,6 +116,42 @@ def with_shared_keys(
     return (*own, *shared)
 
 
+def with_mlp_sizes(
+    fields: Fields, family: Family, layers: tuple[LayerSpec, ...]
+) -> tuple[LayerSpec, ...]:
+    """The layers with the sizes and the sparsity that lists of the family's own give their MLPs.
+
+    Raises:
+        BadCheckpoint: a list of the wrong length or with other values.
+    """
+    if family.listed_ffn and isinstance(fields.values.get(family.ffn_field), list | tuple):
+        sizes = listed_sizes(fields, family.ffn_field)
+        layers = tuple(
+            msgspec.structs.replace(layer, intermediate_size=None if size == max(sizes) else size)
+            for layer, size in zip(layers, sizes, strict=True)
+        )
+    if not family.sparse_activations:
+        return layers
+    shares = _sparsity(fields, len(layers))
+    return tuple(
+        msgspec.structs.replace(layer, activation_sparsity=share)
+        for layer, share in zip(layers, shares, strict=True)
+    )
+
+
+def _sparsity(fields: Fields, count: int) -> list[float]:
+    name = "activation_sparsity_pattern"
+    shares = fields.each_layer(name, count)
+    if shares is None:  # the class's default
+        first = _SPARSE_LAYERS if count > _SPARSE_LAYERS else 0
+        return [_SPARSITY] * first + [0.0] * (count - first)
+    for share in shares:
+        numeric = isinstance(share, int | float) and not isinstance(share, bool)
+        if not numeric or not 0 <= share < 1:
+            raise fields.wrong(name, "a list of numbers from 0 to below 1")
+    return [float(share) for share in shares]
+
+
 def _same_kind(one: LayerSpec, other: LayerSpec) -> bool:
     same = ("window", "head_dim", "num_key_value_heads")
     return all(getattr(one, name) == getattr(other, name) for name in same)
@@ -125,10 +165,27 @@ def per_layer_inputs(fields: Fields, family: Family) -> PerLayerInputs | None:
     """
     if not family.per_layer_inputs:
         return None
+    if family.altup:  # its class has no layers without
+        fields.required("hidden_size_per_layer_input")
     size = fields.integer("hidden_size_per_layer_input", least=0)
     if not size:
         return None
     vocab = fields.required("vocab_size_per_layer_input")
-    if vocab < fields.required("vocab_size"):
+    if not family.short_per_layer_table and vocab < fields.required("vocab_size"):
         raise fields.wrong("vocab_size_per_layer_input", "at least vocab_size")
     return PerLayerInputs(size, vocab)
+
+
+def altup(fields: Fields, family: Family) -> AltUp | None:
+    """The residual streams, if the family has several.
+
+    Raises:
+        BadCheckpoint: fewer than two streams, or the index of none of them.
+    """
+    if not family.altup:
+        return None
+    streams = fields.integer("altup_num_inputs", least=2, most=_MAX_STREAMS)
+    if streams is None:
+        raise fields.wrong("altup_num_inputs", "an integer of at least 2")
+    active = fields.integer("altup_active_idx", least=0, most=streams - 1)
+    return AltUp(streams, active or 0, fields.flag("altup_correct_scale"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
-from edgelm.spec.config.config_fields import Fields
+from edgelm.spec.config.config_fields import MAX_LAYERS, Fields
 from edgelm.spec.families.family import Family
 from edgelm.spec.layers.mixers import GatedDelta, Mamba2, Mixer, ShortConv
 
@@ -154,6 +154,8 @@ def feed_forward_size(fields: Fields, family: Family) -> int:
     name = "block_ff_dim" if family.adjusted_ffn and "block_ff_dim" in fields else family.ffn_field
     if family.experts is not None and name not in fields:
         name = family.experts.size_field  # every layer has experts, and no field a dense size
+    if family.listed_ffn and isinstance(fields.values.get(name), list | tuple):
+        return max(listed_sizes(fields, name))
     size = fields.required(name)
     if not family.adjusted_ffn or not fields.flag("block_auto_adjust_ff_dim"):
         return size
@@ -165,6 +167,18 @@ def feed_forward_size(fields: Fields, family: Family) -> int:
     if size < 1:
         raise BadCheckpoint(f"{fields.where}: the size of the MLP is {size}, expected at least 1")
     return size
+
+
+def listed_sizes(fields: Fields, name: str) -> list[int]:
+    """The entries of a list of sizes, one for every layer.
+
+    Raises:
+        BadCheckpoint: a list of the wrong length, or an entry that is no size.
+    """
+    sizes = fields.each_layer(name, fields.required("num_hidden_layers", most=MAX_LAYERS))
+    named = {str(at): size for at, size in enumerate(sizes or [])}
+    inner = Fields(named, where=f"{fields.where}: {name}")
+    return [inner.required(at) for at in named]
 
 
 # By `Family.mixer`: its reader, its name in `layer_types`, and which layers attend without those.

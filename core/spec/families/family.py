@@ -26,6 +26,7 @@ Windows = Literal[
     "upper",
     "unrotated",
     "fourth",
+    "fifth",
     "sixth",
     "first",
 ]
@@ -38,6 +39,7 @@ listed       those of `layer_types`, by default all (Ministral)
 alternating  those of `layer_types`, by default every other one (Gemma 2)
 pattern      those of `layer_types`, by default all but every `sliding_window_pattern`th (Gemma 3)
 fourth       those of `layer_types`, by default all but every fourth (OLMo 3)
+fifth        those of `layer_types`, by default all but every fifth (Gemma 3n)
 sixth        those of `layer_types`, by default all but every sixth (Gemma 4)
 first        those of `layer_types`, by default all but the first of every four (Granite SWA)
 upper        with `use_sliding_window` those of `layer_types`, by default from
@@ -163,6 +165,16 @@ class Family:
     """The last `num_kv_shared_layers` layers read keys and values of earlier ones (Gemma 4)."""
     per_layer_inputs: bool = False
     """`hidden_size_per_layer_input` is the size of an embedding for every layer (Gemma 4)."""
+    short_per_layer_table: bool = False
+    """That embedding may lack the last tokens, which then have its first row (Gemma 3n)."""
+    altup: bool = False
+    """Layers predict and correct `altup_num_inputs` residual streams (Gemma 3n)."""
+    laurel: bool = False
+    """A product of rank `laurel_rank` is beside attention (Gemma 3n)."""
+    sparse_activations: bool = False
+    """`activation_sparsity_pattern` has the share of gates that a layer drops (Gemma 3n)."""
+    listed_ffn: bool = False
+    """`intermediate_size` may be a list with the size of every layer's MLP (Gemma 3n)."""
     eps_field: str = "rms_norm_eps"
     activation_field: str = "hidden_act"
     gelu_is_tanh: bool = False

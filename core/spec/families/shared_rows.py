@@ -14,6 +14,25 @@ LFM2_NAMES = {
     "mlp.down_proj": "feed_forward.w2",
 }
 
+GEMMA_3N: dict[str, Any] = {
+    "head_dim": 256,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32_768,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 512,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 10_000.0,
+    "final_logit_softcapping": 30.0,
+    "hidden_size_per_layer_input": 256,
+    "vocab_size_per_layer_input": 262_144,
+    "num_kv_shared_layers": 15,
+    "altup_num_inputs": 4,
+    "altup_active_idx": 0,
+    "altup_correct_scale": True,
+    "laurel_rank": 64,
+}
+
 GEMMA_4: dict[str, Any] = {
     "head_dim": 256,
     "global_head_dim": 512,

@@ -12,6 +12,7 @@ from edgelm.spec.families.family import Family
 from edgelm.spec.families.mixtures import MIXTURES
 from edgelm.spec.families.shared_rows import (
     FALCON_H1,
+    GEMMA_3N,
     GEMMA_4,
     LFM2_NAMES,
     NEMOTRON_H,
@@ -119,6 +120,27 @@ FAMILIES: dict[str, Family] = {
         activation_field="hidden_activation",
         defaults=_GEMMA
         | {"sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 10_000.0},
+    ),
+    "gemma3n_text": Family(
+        norms="sandwich",
+        qk_norm="head",
+        windows="fifth",
+        local_rope=True,
+        rope_types=_NO_LONGROPE,
+        attention_scale=1.0,
+        value_norm=True,
+        shares_kv=True,
+        per_layer_inputs=True,
+        short_per_layer_table=True,
+        altup=True,
+        laurel=True,
+        sparse_activations=True,
+        listed_ffn=True,
+        logits_softcap=True,
+        scales_embedding=True,
+        even_heads=True,
+        activation_field="hidden_activation",
+        defaults=GEMMA_3N,
     ),
     "gemma4_text": Family(**_GEMMA_4, per_layer_inputs=True, defaults=GEMMA_4),
     # The decoder of Gemma 4 12B, which takes images and sound without towers.

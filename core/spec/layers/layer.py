@@ -51,6 +51,9 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """Values are the keys' projection, before its norm and rotation (Gemma 4)."""
     double_mlp: bool = False
     """The layer's MLP has twice the decoder's intermediate size (Gemma 4)."""
+    activation_sparsity: float = 0.0
+    """The share of gates that the layer's MLP sets to zero, if they are normally distributed: those
+    below their mean plus this quantile of standard deviations; others are reduced by as much."""
 
     @property
     def attends(self) -> bool:

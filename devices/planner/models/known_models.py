@@ -39,8 +39,13 @@ class KnownModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def quality_class(self) -> str:
-        """Models of a class answer about equally well; see `_CLASSES`."""
-        return next(name for name, least in _CLASSES if self.parameters_m >= least)
+        """Models of a class answer about equally well; see `_CLASSES`.
+
+        A per-layer embedding does not count: its maker names Gemma 3n E4B after the other 4 billion
+        parameters.
+        """
+        size = self.parameters_m - self.spec.per_layer_embedding_parameters / 1e6
+        return next(name for name, least in _CLASSES if size >= least)
 
     @property
     def rank(self) -> int:

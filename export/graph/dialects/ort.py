@@ -25,6 +25,7 @@ from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
 from edgelm.export.graph.recurrent.mamba2 import FusedMamba2
 from edgelm.export.graph.recurrent.short_conv import ConvWeights, short_conv
+from edgelm.export.graph.residual.per_layer_inputs import per_layer_tokens
 from edgelm.export.graph.source_inputs import prepare_inputs
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Xielu
@@ -91,23 +92,24 @@ class OrtDialect(OrtAttention):
 
     def embed(self) -> Value:
         tied = self.spec.tie_word_embeddings and self.spec.has_head
-        rows, stored = self._look_up(HEAD if tied else EMBEDDING, "embed")
+        rows, stored = self._look_up(HEAD if tied else EMBEDDING, "embed", self.tokens)
         if tied:
             self._tied = stored
         return rows
 
     def embed_per_layer(self) -> Value:
-        return self._look_up(PER_LAYER_EMBEDDING, "embed_per_layer")[0]
+        tokens = per_layer_tokens(self.graph, self.spec, self.tokens)
+        return self._look_up(PER_LAYER_EMBEDDING, "embed_per_layer", tokens)[0]
 
-    def _look_up(self, group: str, name: str) -> tuple[Value, dict[str, Value]]:
+    def _look_up(self, group: str, name: str, tokens: Value) -> tuple[Value, dict[str, Value]]:
         """The tokens' rows of a table, and what a head that is tied to it can use."""
         precision = self.precision[group]
         rows, columns = self.weights.shape(group)
         if isinstance(precision, Unquantized):
-            return self._look_up_unquantized(group, name)
+            return self._look_up_unquantized(group, name, tokens)
         precision = _grouped(precision, group)
         if columns % precision.group_size:
-            return self._look_up_unquantized(group, name)[0], {}
+            return self._look_up_unquantized(group, name, tokens)[0], {}
         packed = self._packed(group, lambda: self.weights.matrix(group), precision)
         bits = 4 if isinstance(precision, Int4) else 8
         table = _TABLE_NAMES[name]
@@ -115,7 +117,7 @@ class OrtDialect(OrtAttention):
         gathered = self.graph.op(
             "GatherBlockQuantized",
             data,
-            self.tokens,
+            tokens,
             self._cast_scales(packed["scales"]),
             packed.get("zero_points"),
             domain=MICROSOFT,
@@ -127,12 +129,14 @@ class OrtDialect(OrtAttention):
         )
         return gathered, packed
 
-    def _look_up_unquantized(self, group: str, name: str) -> tuple[Value, dict[str, Value]]:
+    def _look_up_unquantized(
+        self, group: str, name: str, tokens: Value
+    ) -> tuple[Value, dict[str, Value]]:
         matrix, precision = self.weights.matrix(group), self.precision[group]
         if isinstance(precision, Unquantized):
             matrix = as_precision(matrix, precision)
         table = self._floats(f"{_TABLE_NAMES[name]}.weight", matrix)
-        return self.graph.op("Gather", table, self.tokens, name=name, axis=0), {"weight": table}
+        return self.graph.op("Gather", table, tokens, name=name, axis=0), {"weight": table}
 
     def linear(
         self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
@@ -271,8 +275,10 @@ class OrtDialect(OrtAttention):
         )
         return scale_by_gate(self.graph, shared, logit)
 
-    def gated(self, gate_up: Value, size: int) -> Value:
+    def gated(self, gate_up: Value, size: int, sparsity: float = 0.0) -> Value:
         gate, up = self.graph.op("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
+        if sparsity:
+            gate = activations.sparse_gates(self, gate, sparsity)
         return self.graph.op("Mul", self.activate(gate, None), up)  # type: ignore[no-any-return]
 
     def activate(self, x: Value, xielu: Xielu | None) -> Value:

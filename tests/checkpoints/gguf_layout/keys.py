@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gguf
+import torch
 
 
 def global_config(config: Any) -> Any:
@@ -139,6 +140,21 @@ def _falcon_h1(writer: gguf.GGUFWriter, model: Any) -> None:
     _mamba2(writer, (config.mamba_d_conv, *sizes))
 
 
+def _gemma3n(writer: gguf.GGUFWriter, model: Any) -> None:
+    config = model.config
+    writer.add_sliding_window(config.sliding_window)
+    kinds = config.layer_types
+    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in kinds])
+    writer.add_altup_active_idx(config.altup_active_idx)
+    writer.add_altup_num_inputs(config.altup_num_inputs)
+    writer.add_embedding_length_per_layer_input(config.hidden_size_per_layer_input)
+    writer.add_shared_kv_layers(config.num_kv_shared_layers)
+    shares = torch.tensor(config.activation_sparsity_pattern)
+    quantiles = torch.distributions.normal.Normal(0, 1).icdf(shares)
+    writer.add_activation_sparsity_scale(quantiles.tolist())
+    writer.add_final_logit_softcapping(config.final_logit_softcapping)
+
+
 def _gemma4(writer: gguf.GGUFWriter, model: Any) -> None:
     config = global_config(model.config)
     dim = config.global_head_dim
@@ -180,6 +196,7 @@ _WRITERS: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "granitemoehybrid": _granite_hybrid,
     "nemotron_h": _nemotron_h,
     "falcon_h1": _falcon_h1,
+    "gemma3n_text": _gemma3n,
     "gemma4_text": _gemma4,
     "apertus": _apertus,
     "stablelm": _stablelm,

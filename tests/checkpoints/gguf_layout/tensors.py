@@ -1,6 +1,6 @@
 """Tensors as llama.cpp's converter writes them (conversion/*.py), under the names that it maps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -184,6 +184,28 @@ def _gemma4(name: str, values: Array, config: Any) -> Tensors:
     return {f"{name}.weight" if name.endswith("layer_scalar") else name: values}
 
 
+def _gemma3n(name: str, values: Array, config: Any) -> Tensors:
+    """Gemma3NModel; the matrices of streams are in `stacks`."""
+    if "altup_" in name:
+        return {}
+    if "embed_tokens" in name:  # zeros for tokens of images and sound
+        missing = config.vocab_size - len(values)
+        values = np.concatenate([values, np.zeros((missing, values.shape[1]), values.dtype)])
+    return {f"{name}.weight" if name.endswith("_scale") else name: values}
+
+
+def stacks(tensors: Mapping[str, Array], config: Any) -> Tensors:
+    """Gemma3NModel._stack_matrices: matrices outside the layers as one tensor."""
+    if config.model_type != "gemma3n_text":
+        return {}
+    return {
+        f"{kind}.weight": np.stack(
+            [tensors[f"model.{kind}.{at}.weight"] for at in range(config.altup_num_inputs - 1)]
+        )
+        for kind in ("altup_projections", "altup_unembed_projections")
+    }
+
+
 def _apertus(name: str, values: Array, config: Any) -> Tensors:
     return {} if ".act_fn." in name else {name: values}
 
@@ -199,6 +221,7 @@ _CONVERTERS: dict[str, Callable[[str, Array, Any], Tensors]] = {
     "qwen3_5_moe_text": _qwen3_5,
     "nemotron_h": _nemotron_h,
     "falcon_h1": _falcon_h1,
+    "gemma3n_text": _gemma3n,
     "gemma4_text": _gemma4,
     "apertus": _apertus,
 }

@@ -171,8 +171,6 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
     ("kind", "reason"),
     [
         ("llama4", "its experts scale"),
-        ("gemma3n", "AltUp"),
-        ("gemma3n_text", "AltUp"),
         ("zamba2", "Mamba"),
         ("bamba", "Mamba"),
         ("cohere", "LayerNorm"),

@@ -12,7 +12,7 @@ from tests.conftest import TinyFactory
 
 TOKENS = torch.randint(3, 128, (2, 16), generator=torch.Generator().manual_seed(0))
 FAMILIES = ["llama", "llama-untied", "qwen3", "granite", "phi3", "olmo2", "gemma2", "gemma3"]
-FAMILIES += ["stablelm", "starcoder2"]
+FAMILIES += ["gemma3n", "stablelm", "starcoder2"]
 
 
 def energies(weights: Weights) -> dict[str, torch.Tensor]:
@@ -70,6 +70,7 @@ def test_norms_before_are_those_of_the_family(tiny: TinyFactory) -> None:
     assert norms("olmo2") == set()
     assert norms("starcoder2") == pre
     assert norms("stablelm-parallel") == set()  # attention and the MLP have one norm
+    assert norms("gemma3n") == {"layers.1.pre_feedforward_layernorm"}  # attention and Laurel
 
 
 def test_factors_by_hand() -> None:

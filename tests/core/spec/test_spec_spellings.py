@@ -25,6 +25,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "num_local_experts": 0,
         "mamba_n_heads": 8,
     },
+    "gemma3n_text": {"num_hidden_layers": 20},
     "nemotron_h": {"hybrid_override_pattern": "M-M*-M*-"},
 }
 _LINEAR = {"type": "linear", "factor": 2.0}

@@ -20,10 +20,16 @@ PROMPT = 30
 MODELS = ["llama-untied", "phi3", "qwen3", "gemma3", "lfm2", "granite"]
 # peft adapts no projection that a fused Mamba kernel would take.
 _PARTS = ["q_proj", "k_proj", "v_proj", "o_proj", "in_proj", "gate_proj", "up_proj", "down_proj"]
-EVERY: dict[str, dict[str, Any]] = {"falcon-h1": {"target_modules": _PARTS}}
+# And no product takes the small matrices of AltUp's routers, which are in no group.
+_STREAMS = r".*\.(\w+_proj|per_layer\w*(projection|gate)|linear_\w+|altup_\w+\.\d)"
+EVERY: dict[str, dict[str, Any]] = {
+    "falcon-h1": {"target_modules": _PARTS},
+    "gemma3n": {"target_modules": _STREAMS},
+}
 OTHERS = [
     "qwen3.5",
     "falcon-h1",
+    "gemma3n",
     "gemma4",
     "ernie4.5",
     "glm4",

@@ -1,4 +1,7 @@
-"""Layers that read another's keys and values: greedy text, and segments that both read a cache."""
+"""Layers that read another's keys and values: greedy text, and segments that both read a cache.
+
+In segments of Gemma 3n, all residual streams pass from one to the next.
+"""
 
 from pathlib import Path
 
@@ -24,7 +27,9 @@ def greedy(session: Session, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("dialect", ["ort", "standard", "decomposed"])
-@pytest.mark.parametrize("name", slow_but(["gemma4", "gemma4-dense"], ["gemma4"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["gemma3n", "gemma4", "gemma4-dense"], ["gemma3n", "gemma4"])
+)
 def test_greedy_text_is_hugging_faces(
     tiny: TinyFactory,
     tmp_path: Path,
@@ -47,11 +52,13 @@ def test_greedy_text_is_hugging_faces(
 
 
 @pytest.mark.parametrize("dialect", ["standard", "decomposed"])
-@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize(
+    ("name", "count"), [("gemma4", 2), ("gemma4", 3), ("gemma4", 7), ("gemma3n", 3)]
+)
 def test_segments_share_a_cache(
-    tiny: TinyFactory, tmp_path: Path, dialect: DialectName, count: int
+    tiny: TinyFactory, tmp_path: Path, dialect: DialectName, name: str, count: int
 ) -> None:
-    source = tiny("gemma4")
+    source = tiny(name)
     logits = []
     for segments in (1, count):
         with build_session(

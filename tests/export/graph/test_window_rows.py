@@ -19,7 +19,7 @@ CONTEXT = 128
 TOKENS = np.random.default_rng(11).integers(3, 120, CONTEXT)
 WINDOWED = (
     *("gemma2", "gemma3", "gemma4", "gpt-oss", "olmo3", "mistral", "qwen2-window", "exaone4"),
-    "granite-swa",
+    *("gemma3n", "granite-swa"),
 )
 ROWS = 24  # a window of 8 and 16 more
 Rows = npt.NDArray[np.float32]

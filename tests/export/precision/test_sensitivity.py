@@ -19,7 +19,7 @@ from tests.slow import slow_but
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(3, 128, (2, 24)))
 FAMILIES = ["llama", "llama-untied", "mistral", "smollm3", "granite", "olmo2", "phi3"]
-FAMILIES += ["gemma2", "gemma3", "gemma4", "gemma4-dense"]
+FAMILIES += ["gemma2", "gemma3", "gemma3n", "gemma4", "gemma4-dense"]
 
 
 def logits_of(model: Any) -> torch.Tensor:
@@ -69,17 +69,27 @@ def test_equals_a_run_of_its_own(tiny: TinyFactory, calm: TinyFactory, name: str
 
 
 @pytest.mark.parametrize(
-    "group",
+    ("name", "group"),
     slow_but(
         [
-            *("per_layer_embedding", "per_layer_model", "layers.2.per_layer.gate"),
-            *("layers.2.attention.qkv", "layers.3.attention.qkv", "layers.6.per_layer.projection"),
+            *(("gemma4", "per_layer_embedding"), ("gemma4", "per_layer_model")),
+            *(("gemma4", f"layers.{one}.attention.qkv") for one in (2, 3)),
+            *(("gemma4", "layers.2.per_layer.gate"), ("gemma4", "layers.6.per_layer.projection")),
+            *(("gemma3n", "altup.entry"), ("gemma3n", "altup.exit.1")),
+            *(("gemma3n", f"layers.{one}.attention.qkv") for one in (2, 3)),
+            *(("gemma3n", "layers.1.laurel.right"), ("gemma3n", "layers.6.per_layer.gate")),
         ],
-        ["per_layer_embedding", "layers.2.attention.qkv", "layers.6.per_layer.projection"],
+        [
+            *(("gemma4", "per_layer_embedding"), ("gemma4", "layers.2.attention.qkv")),
+            *(("gemma4", "layers.6.per_layer.projection"), ("gemma3n", "altup.exit.1")),
+            ("gemma3n", "layers.3.attention.qkv"),
+        ],
     ),
 )
-def test_inputs_of_every_layer_and_shared_keys(calm: TinyFactory, group: str) -> None:
-    source = calm("gemma4")
+def test_inputs_of_every_layer_shared_keys_and_streams(
+    calm: TinyFactory, name: str, group: str
+) -> None:
+    source = calm(name)
     measured = measure_sensitivity(
         Reference(source.checkpoint), Quantizer(Weights(source.checkpoint)), TOKENS, Int4(32)
     )

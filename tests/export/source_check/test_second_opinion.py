@@ -194,7 +194,9 @@ def _replaced(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return replace(checkpoint, **changes)
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-untied", "apertus", "gemma4", "lfm2", "olmoe"])
+@pytest.mark.parametrize(
+    "name", ["llama", "llama-untied", "apertus", "gemma3n", "gemma4", "lfm2", "olmoe"]
+)
 def test_large_weights_that_transformers_cannot_load_are_streamed(
     name: str, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

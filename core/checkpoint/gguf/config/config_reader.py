@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgelm.checkpoint.gguf.config import experts, mixers
+from edgelm.checkpoint.gguf.config.gemma3n import gemma3n
 from edgelm.checkpoint.gguf.config.gemma4 import gemma4
 from edgelm.checkpoint.gguf.config.keys import Keys
 from edgelm.checkpoint.gguf.config.rope import Factors, rope_scaling
@@ -17,7 +18,7 @@ _GROWTH = "llama_4_scaling_beta"
 # for it: llama.cpp uses the number of layers.
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 # Which layer of how many has no window, in files without flags.
-_PATTERNS = {"gemma2": 2, "gemma3": 6, "olmo2": 4, "exaone4": 4, "gpt-oss": 2}
+_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "olmo2": 4, "exaone4": 4, "gpt-oss": 2}
 # Keys that change the computation and are not supported.
 _UNSUPPORTED = (
     "expert_count",
@@ -42,6 +43,7 @@ _MORE: dict[str, tuple[Callable[[Keys], dict[str, Any]], ...]] = {
     "granitehybrid": (mixers.granite_hybrid, experts.granite),
     "nemotron_h": (mixers.nemotron_h,),
     "falcon-h1": (mixers.falcon_h1,),
+    "gemma3n": (gemma3n,),
 }
 _LAYER_NORMS = ("nemotron_h", "stablelm", "starcoder2")
 # Whose configuration in Hugging Face has a scaling of RoPE where none is given.
@@ -242,7 +244,7 @@ class _Reader:
         if scaling and scaling["rope_type"] == "longrope":
             original = scaling["original_max_position_embeddings"]
             values["original_max_position_embeddings"] = original
-        if self.architecture == "gemma3":
+        if self.architecture in ("gemma3", "gemma3n"):
             base = self.metadata.number(self.keys.key("rope.freq_base_swa"), 10_000.0)
             values["rope_local_base_freq"] = base
         return values

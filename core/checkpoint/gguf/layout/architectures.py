@@ -28,13 +28,29 @@ _HUNYUAN = {
     "attn_q_norm": "self_attn.query_layernorm",
     "attn_k_norm": "self_attn.key_layernorm",
 }
-_GEMMA_4 = SANDWICH | {
+_PER_LAYER = {
     "inp_gate": "per_layer_input_gate",
     "proj": "per_layer_projection",
     "post_norm": "post_per_layer_input_norm",
-    "layer_output_scale.weight": "layer_scalar",
 }
-_GEMMA_4_TOP = {
+_GEMMA_4 = SANDWICH | _PER_LAYER | {"layer_output_scale.weight": "layer_scalar"}
+_GEMMA_3N = {
+    **SANDWICH,
+    **_PER_LAYER,
+    "laurel_l": "laurel.linear_left",
+    "laurel_r": "laurel.linear_right",
+    "laurel_post_norm": "laurel.post_laurel_norm",
+    "altup_correct_coef": "altup.correction_coefs",
+    "altup_correct_scale.weight": "altup.correct_output_scale",
+    "altup_predict_coef": "altup.prediction_coefs",
+    "altup_router": "altup.modality_router",
+    "altup_router_norm": "altup.router_norm",
+}
+_STREAMS = {
+    "altup_proj.weight": "model.altup_projections.{}.weight",
+    "altup_unembd_proj.weight": "model.altup_unembed_projections.{}.weight",
+}
+_PER_LAYER_TOP = {
     "per_layer_token_embd.weight": "model.embed_tokens_per_layer.weight",
     "per_layer_model_proj.weight": "model.per_layer_model_projection.weight",
     "per_layer_proj_norm.weight": "model.per_layer_projection_norm.weight",
@@ -60,8 +76,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3": Architecture(
         "gemma3_text", SANDWICH, norm_plus_one=True, windows="pattern", by_transformers=True
     ),
+    "gemma3n": Architecture(
+        "gemma3n_text", _GEMMA_3N, _PER_LAYER_TOP, stacks=_STREAMS, windows="pattern"
+    ),
     # Its rotation is that of its kinds of layers.
-    "gemma4": Architecture("gemma4_text", _GEMMA_4, _GEMMA_4_TOP, rotates=False),
+    "gemma4": Architecture("gemma4_text", _GEMMA_4, _PER_LAYER_TOP, rotates=False),
     "phi3": Architecture(
         "phi3",
         {"ffn_up": "mlp.gate_up_proj"},

@@ -52,6 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": None},  # which llama.cpp does not apply
     "stablelm": {},
     "stablelm-parallel": {},
+    "gemma3n": {"vocab_size_per_layer_input": 128},
     "gemma4": {},
     "gemma4-dense": {},
     "qwen3-moe": {"mlp_only_layers": []},
@@ -325,6 +326,43 @@ def test_gemma_4_that_is_not_supported(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = write_gguf(tiny_model("gemma4"), tmp_path / "model.gguf", **changes)
+    with pytest.raises(BadCheckpoint, match=message):
+        open_checkpoint(path)
+
+
+def test_matrices_of_a_quantized_stack_keep_their_levels(tmp_path: Path) -> None:
+    model, checkpoint = written("gemma3n", tmp_path, "Q8_0")
+    for kind in ("altup_projections", "altup_unembed_projections"):
+        for number in range(3):
+            name = f"model.{kind}.{number}.weight"
+            packed, weight = checkpoint.packed[name], model.state_dict()[name]
+            assert packed.precision == Int8(32)
+            assert torch.equal(packed.read().dequantize(), checkpoint.tensor(name))
+            assert (packed.dequantize() - weight).abs().max() <= 0.01 * weight.abs().max()
+
+
+def test_tokens_without_inputs_of_their_own_have_zeros(tmp_path: Path) -> None:
+    """The converter fills the table of per-layer inputs up to the vocabulary."""
+    _, checkpoint = written("gemma3n", tmp_path, vocab_size_per_layer_input=120)
+    rows = checkpoint.tensor("model.embed_tokens_per_layer.weight")
+    assert checkpoint.config["vocab_size_per_layer_input"] == len(rows) == 128
+    assert rows[:120].abs().sum(1).min() > 0
+    assert not rows[120:].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"without": (".activation_sparsity_scale",)}, "lacks the key .*sparsity_scale"),
+        ({"arrays": {"gemma3n.activation_sparsity_scale": [0.5] * 6}}, "number for each of 7"),
+        ({"without_tensors": ("laurel_l",)}, r"lacks .*blk\.0\.laurel_l\.weight"),
+        ({"without": (".altup.num_inputs",)}, "lacks the key .*num_inputs"),
+    ],
+)
+def test_gemma_3n_that_is_not_complete(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write_gguf(tiny_model("gemma3n"), tmp_path / "model.gguf", **changes)
     with pytest.raises(BadCheckpoint, match=message):
         open_checkpoint(path)
 

@@ -60,6 +60,7 @@ def test_changed_headers(tmp_path: Path, seed: int) -> None:
         ("gpt-oss", "MXFP4", {"num_hidden_layers": 1}),
         ("qwen3.5", "Q8_0", {"num_hidden_layers": 2, "layer_types": LAYERS}),
         ("granite-hybrid-moe", "F32", {"num_hidden_layers": 2, "layer_types": LAYERS}),
+        ("gemma3n", "Q8_0", {"vocab_size_per_layer_input": VOCAB}),
         ("gemma4", "Q8_0", {"vocab_size_per_layer_input": VOCAB}),
     ],
 )

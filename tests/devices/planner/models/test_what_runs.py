@@ -29,6 +29,11 @@ def test_names_are_given_once() -> None:
     assert len(names) == len(set(names)) >= 40
 
 
+def test_a_table_that_is_only_looked_up_is_no_class() -> None:
+    classes = {model.name: model.quality_class for model in known_models()}
+    assert (classes["Gemma 3n E4B"], classes["Gemma 3n E2B"]) == ("3B to 5B", "1B to 3B")
+
+
 def test_what_works_comes_first_and_larger_classes_before_smaller() -> None:
     found = what_runs(NANO, PlanRequest())
     assert sorted(one.name for one in found) == sorted(model.name for model in known_models())

@@ -27,7 +27,7 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 FP16 = Fp16()
 # Those that put different ops into the graph; the rest differ in numbers only.
 DECOMPOSED = (
-    *("gemma2", "falcon-h1", "gemma4", "qwen3", "granite-hybrid", "granite-swa"),
+    *("gemma2", "falcon-h1", "gemma3n", "gemma4", "qwen3", "granite-hybrid", "granite-swa"),
     *("lfm2", "nemotron-h", "qwen3.5", "starcoder2"),
 )
 FAMILIES = [
@@ -38,6 +38,7 @@ FAMILIES = [
         "exaone4",
         "falcon-h1",
         "falcon-h1-norm",
+        "gemma3n",
         "gemma4",
         "gemma4-dense",
         "glm4",
@@ -53,7 +54,7 @@ FAMILIES = [
     ),
 ]
 # In `make test`: one of each kind of layer.
-COMPILED = ("gemma3", "gemma4", "llama-untied", "lfm2", "nemotron-h", "qwen3.5")
+COMPILED = ("gemma3", "gemma3n", "gemma4", "llama-untied", "lfm2", "nemotron-h", "qwen3.5")
 
 
 TWO: dict[str, Any] = {"num_hidden_layers": 2}
@@ -63,6 +64,13 @@ LAYERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("arcee", "glm4", "hunyuan", "ministral3"), TWO),
     **dict.fromkeys(("stablelm-parallel", "starcoder2"), TWO),
     "gemma3": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3n": {
+        "num_hidden_layers": 3,
+        "num_kv_shared_layers": 1,
+        "intermediate_size": [96, 64, 96],
+        "activation_sparsity_pattern": [0.9, 0.0, 0.0],
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    },
     "gemma4": {
         "num_hidden_layers": 3,
         "num_kv_shared_layers": 1,

@@ -17,6 +17,7 @@ SOURCES: list[tuple[str, DialectName, int]] = [
     ("lfm2", "standard", 3),
     ("qwen3.5", "standard", 1),
     ("qwen3.5", "decomposed", 3),
+    ("gemma3n", "standard", 3),
     ("gemma4", "standard", 1),
     ("gemma4", "decomposed", 1),
     ("gemma4-dense", "decomposed", 1),

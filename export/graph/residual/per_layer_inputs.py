@@ -53,3 +53,16 @@ def layer_part(dialect: _Dialect, spec: DecoderSpec, joined: Value, index: int) 
         for number in (index * size, (index + 1) * size, 2)
     )
     return graph.op("Slice", joined, start, end, axis)  # type: ignore[no-any-return]
+
+
+def per_layer_tokens(graph: Graph, spec: DecoderSpec, tokens: Value) -> Value:
+    """The rows of the per-layer embedding: the tokens, or 0 for one that the table lacks."""
+    assert spec.per_layer_inputs is not None
+    rows = spec.per_layer_inputs.vocab_size
+    if rows >= spec.vocab_size:
+        return tokens
+    end, first = (
+        graph.constant(f"per_layer.row.{number}", np.array(number, dtype=np.int64))
+        for number in (rows, 0)
+    )
+    return graph.op("Where", graph.op("Less", tokens, end), tokens, first)  # type: ignore[no-any-return]
