@@ -360,7 +360,7 @@ def _named_tensors(
     if quantization is not None:
         stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
-    stored = without_leftovers(named_as_hugging_face(folder, stored, expected), spec)
+    stored = without_leftovers(named_as_hugging_face(folder, stored, expected, spec), spec)
     quantized = [name for name, entry in stored.items() if entry.name in packed]
     stored = without_zero_biases(stored, quantized, expected)
     stored = with_stacked_experts(folder, stored, expected)
@@ -371,9 +371,9 @@ def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Store
     """The spec and the tensors, after checking whether the head is the embedding."""
     if not spec.has_head:
         return spec, {name: one for name, one in stored.items() if name != HEAD_WEIGHT}
-    tied = head_is_tied(stored, configured=spec.tie_word_embeddings)
+    tied = head_is_tied(stored, spec)
     spec = msgspec.structs.replace(spec, tie_word_embeddings=tied)
-    return spec, tied_to_embedding(stored) if tied else stored
+    return spec, tied_to_embedding(stored, spec) if tied else stored
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], Quantization | None]:

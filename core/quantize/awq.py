@@ -63,7 +63,7 @@ class Smoothing:
             and split_group(group)[1] in before
             # What is parallel to attention reads the same norm, and has factors of its own.
             and (spec.layers[split_group(group)[0]].beside is None or ".mlp." in group)
-            and not spec.parallel_mlp
+            and not spec.shares_norm
         }
         downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]
         return cls(

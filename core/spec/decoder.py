@@ -82,6 +82,14 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     """Norms subtract the mean and have a bias; RMS norms otherwise."""
     parallel_mlp: bool = False
     """The MLP is parallel to attention, and has its normed inputs (StableLM)."""
+    parallel_norm: bool = False
+    """Such an MLP has a norm of its own (GPT-NeoX)."""
+    norm_bias: bool = True
+    """LayerNorms have a bias; those of Cohere have none."""
+    qkv_by_head: bool = False
+    """The stored matrix of q, k and v has those of a head, then those of the next (GPT-NeoX)."""
+    head_bias: bool = False
+    """The head has a bias (Phi)."""
     has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
 
     @classmethod
@@ -308,7 +316,17 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def norm_names(self) -> tuple[str, ...]:
         """The norms over the residual stream that a layer has."""
         names = _NORMS[self.norms]
-        return names[:1] if self.single_sublayers or self.parallel_mlp else names
+        return names[:1] if self.single_sublayers or self.shares_norm else names
+
+    @property
+    def shares_norm(self) -> bool:
+        """Whether attention and the MLP parallel to it read the same normed values (StableLM)."""
+        return self.parallel_mlp and not self.parallel_norm
+
+    @property
+    def norms_have_bias(self) -> bool:
+        """Whether norms over the residual stream have a bias."""
+        return self.layer_norm and self.norm_bias
 
     @property
     def mlp_inputs(self) -> int:
@@ -340,13 +358,14 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
         kinds = self._kinds.items()
         inputs = self.per_layer_inputs
-        shared = self.hidden_size * (1 + self.layer_norm) + (inputs.size if inputs else 0)
+        shared = self.hidden_size * (1 + self.norms_have_bias) + (inputs.size if inputs else 0)
+        shared += self.vocab_size * (self.head_bias and self.has_head)
         return sum(n * self._layer_vectors(layer) for layer, n in kinds) + shared
 
     def _layer_vectors(self, layer: LayerSpec) -> int:
         h, heads, projected = self.hidden_size, self.heads(layer), self.projected_sizes(layer)
         mixer, ffn = layer.mixer, self.mlp_size(layer)
-        total = len(self.norm_names) * h * (1 + self.layer_norm)
+        total = len(self.norm_names) * h * (1 + self.norms_have_bias)
         total += h * (self.per_layer_inputs is not None)
         if layer.mlp is not None:
             total += layer.mlp.vector_parameters(h)

@@ -26,7 +26,7 @@ from edgelm.spec.groups import (
 from edgelm.spec.layers.mixers import Mamba2, ShortConv
 from edgelm.spec.rope import rotated_order
 from edgelm.spec.tensor_names import stored_name
-from edgelm.spec.tensor_shapes import bias_name, has_bias, stacked_by_input
+from edgelm.spec.tensor_shapes import HEAD_BIAS, bias_name, has_bias, stacked_by_input
 
 _RESIDUAL = (
     "attention.o",
@@ -153,7 +153,9 @@ class Weights:
         """A group's bias [out_features], if the spec gives its parts one."""
         if not self.has_bias(group):
             return None
-        names = [bias_name(name) for name in self.tensor_names(group)]
+        names = [HEAD_BIAS]
+        if group != HEAD:
+            names = [bias_name(name) for name in self.tensor_names(group)]
         tensors = [self.checkpoint.tensor(name).float().flatten() for name in names]
         bias, rows = torch.cat(tensors), self.row_factors(group)
         if (order := self.row_order(group)) is not None:
@@ -166,6 +168,8 @@ class Weights:
 
     def has_bias(self, group: str) -> bool:
         """Whether the spec gives all parts of a group a bias."""
+        if group == HEAD:  # which may share its matrix with the embedding
+            return self.checkpoint.spec.head_bias
         return all(has_bias(self.checkpoint.spec, name) for name in self.tensor_names(group))
 
     def norm(self, name: str) -> torch.Tensor:
@@ -186,10 +190,15 @@ class Weights:
         return weight
 
     def norm_bias(self, name: str) -> torch.Tensor | None:
-        """The bias of a LayerNorm over the residual stream; None of an RMS norm."""
+        """The bias of a LayerNorm over the residual stream; None of an RMS norm.
+
+        Zeros where the checkpoint has none (Cohere): by a bias, the graph tells one from the other.
+        """
         spec = self.checkpoint.spec
         if not spec.layer_norm:
             return None
+        if not spec.norm_bias:
+            return torch.zeros(spec.hidden_size)
         bias = self._tensor(f"model.{name}.bias")
         if name == "norm":
             bias = bias / spec.logits_divisor
@@ -286,13 +295,20 @@ class Weights:
             return self._gated_row_order()
         rope = spec.layers[split_group(group)[0]].rope
         channels = rope and rotated_order(rope, spec.rotary_width(rope), spec.head_dim)
-        if channels is None:
+        if channels is None and not spec.qkv_by_head:
             return None
-        head = torch.from_numpy(channels)
+        head = torch.arange(spec.head_dim) if channels is None else torch.from_numpy(channels)
         heads = torch.arange(spec.num_attention_heads + spec.num_key_value_heads)
         rotated = (heads[:, None] * spec.head_dim + head).flatten()
         values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
-        return torch.cat([rotated, values])
+        order = torch.cat([rotated, values])
+        return self._stacked_order()[order] if spec.qkv_by_head else order
+
+    def _stacked_order(self) -> torch.Tensor:
+        """Queries, keys, values, of a checkpoint with all three of a head side by side."""
+        spec = self.checkpoint.spec
+        rows = torch.arange(3 * spec.q_size).view(spec.num_attention_heads, 3, spec.head_dim)
+        return rows.transpose(0, 1).flatten()
 
     def _alternating_order(self, group: str) -> torch.Tensor | None:
         """Alternating rows of gate and up, as the fused kernels of all experts read them."""

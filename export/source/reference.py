@@ -52,7 +52,7 @@ class Reference:
         rope = self._rope()
         assert rope is not None
         frequencies = rotary_frequencies(rope, context, self.spec.max_position_embeddings)
-        rotary = self.model.model.rotary_emb
+        rotary = self.model.base_model.rotary_emb
         rotary.inv_freq = torch.from_numpy(frequencies).float()
         rotary.original_inv_freq = rotary.inv_freq
         rotary.long_inv_freq = rotary.inv_freq  # not recomputed for longer prompts
@@ -60,7 +60,7 @@ class Reference:
     def hidden_states(self, tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
         """Final hidden states [B, T, hidden], normed, of int64 tokens [B, T]."""
         with torch.inference_mode():
-            states = self.model.model(
+            states = self.model.base_model(
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
             )
         return states.last_hidden_state  # type: ignore[no-any-return]
@@ -84,7 +84,7 @@ class Reference:
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder layers."""
-        return self.model.model.layers  # type: ignore[no-any-return]
+        return self.model.base_model.layers  # type: ignore[no-any-return]
 
     @contextmanager
     def cached_reads(self) -> Iterator[None]:

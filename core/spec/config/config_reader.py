@@ -102,12 +102,16 @@ class _Reader:
             norms=family.norms,
             norm_plus_one=family.norm_plus_one,
             layer_norm=family.layer_norm,
+            norm_bias=family.norm_bias,
             parallel_mlp=self.bias(family.parallel_mlp),
+            parallel_norm=family.parallel_norm,
+            head_bias=family.head_bias,
             qk_norm=family.qk_norm,
             qkv_bias=self.bias(family.qkv_bias),
             o_bias=self.bias(family.o_bias),
             mlp_bias=self.bias(family.mlp_bias),
             fused_projections=family.fused_qkv,
+            qkv_by_head=family.qkv_by_head,
             fused_gate_up=family.fused_gate_up,
             gated_mlp=family.gated_mlp,
             qk_norm_after_rope=family.qk_norm_after_rope,
@@ -161,7 +165,8 @@ class _Reader:
         """
         fields = self.fields
         heads, hidden = fields.required("num_attention_heads"), fields.required("hidden_size")
-        kv_heads = fields.integer("num_key_value_heads") or heads
+        grouped = None if self.family.qkv_by_head else fields.integer("num_key_value_heads")
+        kv_heads = grouped or heads
         if heads % kv_heads:
             raise BadCheckpoint(
                 f"config.json: num_attention_heads {heads} is not a multiple of "
@@ -222,10 +227,11 @@ class _Reader:
     def multipliers(self, hidden: int) -> dict[str, Any]:
         if self.family.scales_embedding:
             return {"embedding_multiplier": math.sqrt(hidden)}
-        if self.family.parallel_mamba:
+        if self.family.logits_factor is not None:
+            embedded = self.number("embedding_multiplier") if self.family.parallel_mamba else 1.0
             return {
-                "embedding_multiplier": self.number("embedding_multiplier"),
-                "logits_divisor": 1 / self.number("lm_head_multiplier"),
+                "embedding_multiplier": embedded,
+                "logits_divisor": 1 / self.number(self.family.logits_factor),
             }
         if not self.family.multipliers:
             return {}
@@ -241,7 +247,8 @@ class _Reader:
             return sublayers(fields)
         rotated = rotated_layers(fields, family, count)
         windows = layer_windows(fields, family, rotated)
-        if family.rotation == "windowed" and fields.values.get("sliding_window") is not None:
+        has_window = fields.values.get("sliding_window") is not None
+        if family.rotation == "sliding" or (family.rotation == "windowed" and has_window):
             rotated = [window is not None for window in windows]
         if family.global_heads:
             windows[-1] = None  # whatever `layer_types` says
