@@ -18,6 +18,7 @@ from edgelm.export.source.head import Head, read_head
 from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
+from edgelm.spec.tensor_shapes import HEAD_BIAS
 
 _PART = 2**24  # weights of the head that are converted at a time: 67 MB
 
@@ -77,6 +78,8 @@ class Reference:
         hidden = hidden / self.spec.logits_divisor
         parts = head.split(max(1, _PART // head.shape[1]))
         logits = torch.cat([hidden @ part.float().T for part in parts], -1)
+        if self.spec.head_bias:
+            logits += self._read(HEAD_BIAS) / self.spec.logits_divisor
         if cap := self.spec.logits_softcap:
             logits = torch.tanh(logits / cap) * cap
         return logits
