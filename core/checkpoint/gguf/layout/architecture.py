@@ -13,6 +13,7 @@ class Architecture(NamedTuple):
     top: the same for tensors outside layers.
     joined: tensors that are a part of one in Hugging Face's checkpoints, and which one of two.
     permuted: the rows of queries and keys are in the order of a rotation of neighbors.
+    qkv_by_head: Hugging Face has query, key and value of a head side by side.
     experts_by_input: Hugging Face has experts as [experts, inputs, outputs], where rows of gate
         and up alternate.
     tiled_values: value heads are in the order of tiles: the first one of each key head, then the
@@ -35,6 +36,7 @@ class Architecture(NamedTuple):
     top: Mapping[str, str] = {}
     joined: Mapping[str, tuple[str, int]] = {}
     permuted: bool = False
+    qkv_by_head: bool = False
     experts_by_input: bool = False
     tiled_values: bool = False
     norm_plus_one: bool = False

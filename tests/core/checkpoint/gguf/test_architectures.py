@@ -52,6 +52,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "starcoder2": {"sliding_window": None},  # which llama.cpp does not apply
     "stablelm": {},
     "stablelm-parallel": {},
+    "cohere": {},
+    "cohere2": {"attention_bias": False},
+    "phi": {"num_key_value_heads": 4},
+    "gpt-neox": {},
+    "gpt-neox-sequential": {"attention_bias": True, "tie_word_embeddings": False},
     "gemma4": {},
     "gemma4-dense": {},
     "qwen3-moe": {"mlp_only_layers": []},
