@@ -36,7 +36,7 @@ class Head:
         return self.finish(self.products(hidden))
 
     def products(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The head's products [rows, vocab] with hidden states, bias added, in the weight's type."""
+        """The head's products [rows, vocab] with hidden states, plus its bias, in its type."""
         products = hidden.to(self.weight.dtype) @ self.weight.T
         return products if self.bias is None else products.add_(self.bias)
 

@@ -17,7 +17,7 @@ from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tensors import GgufTensors
 from edgelm.checkpoint.hub import fetch
 from edgelm.checkpoint.license import read_license
-from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
+from edgelm.checkpoint.quantized.collect import collect
 from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.quantized.stacks import with_stacks
@@ -40,6 +40,7 @@ from edgelm.checkpoint.weights.names import (
     named_as_hugging_face,
     tied_to_embedding,
     without_leftovers,
+    without_zero_biases,
 )
 from edgelm.checkpoint.weights.own_sizes import (
     check_left_out,
@@ -361,8 +362,7 @@ def _named_tensors(
         stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
     stored = without_leftovers(named_as_hugging_face(folder, stored, expected, spec), spec)
-    quantized = [name for name, entry in stored.items() if entry.name in packed]
-    stored = without_zero_biases(stored, quantized, expected)
+    stored = without_zero_biases(stored, spec)
     stored = with_stacked_experts(folder, stored, expected)
     return _Tensors(stored, text.left_out, with_stacks(packed, stored))
 

@@ -82,14 +82,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     """Norms subtract the mean and have a bias; RMS norms otherwise."""
     parallel_mlp: bool = False
     """The MLP is parallel to attention, and has its normed inputs (StableLM)."""
-    parallel_norm: bool = False
-    """Such an MLP has a norm of its own (GPT-NeoX)."""
-    norm_bias: bool = True
-    """LayerNorms have a bias; those of Cohere have none."""
-    qkv_by_head: bool = False
-    """The stored matrix of q, k and v has those of a head, then those of the next (GPT-NeoX)."""
-    head_bias: bool = False
-    """The head has a bias (Phi)."""
+    parallel_norm: bool = False  # such an MLP has a norm of its own (GPT-NeoX)
+    norm_bias: bool = True  # of LayerNorms; Cohere's have none
+    qkv_by_head: bool = False  # stored q, k and v of a head are side by side (GPT-NeoX)
+    head_bias: bool = False  # of `lm_head` (Phi)
     has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
 
     @classmethod
@@ -356,31 +352,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def vector_parameters(self) -> int:
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
-        kinds = self._kinds.items()
-        inputs = self.per_layer_inputs
-        shared = self.hidden_size * (1 + self.norms_have_bias) + (inputs.size if inputs else 0)
-        shared += self.vocab_size * (self.head_bias and self.has_head)
-        return sum(n * self._layer_vectors(layer) for layer, n in kinds) + shared
+        from edgelm.spec.vector_counts import layer_vectors, shared_vectors  # which read a decoder
 
-    def _layer_vectors(self, layer: LayerSpec) -> int:
-        h, heads, projected = self.hidden_size, self.heads(layer), self.projected_sizes(layer)
-        mixer, ffn = layer.mixer, self.mlp_size(layer)
-        total = len(self.norm_names) * h * (1 + self.norms_have_bias)
-        total += h * (self.per_layer_inputs is not None)
-        if layer.mlp is not None:
-            total += layer.mlp.vector_parameters(h)
-        else:
-            total += (self.mlp_inputs * ffn + h) * (self.mlp_bias and ffn > 0)
-            total += 2 * (self.hidden_act == "xielu" and ffn > 0)
-        if layer.recurrent is not None:
-            total += sum(math.prod(shape) for shape in layer.recurrent.vectors(h).values())
-        if mixer is not None:
-            return total
-        normed = len(projected[:2])  # queries, and keys where the layer has its own
-        total += {"none": 0, "head": normed * heads.dim, "full": sum(projected[:2])}[self.qk_norm]
-        width = sum(projected) + heads.q_size * self.attention_gate
-        total += width * self.qkv_bias + h * self.o_bias
-        return total + self.num_attention_heads * self.attention_sinks
+        own = sum(count * layer_vectors(self, layer) for layer, count in self._kinds.items())
+        return own + shared_vectors(self)
 
     @property
     def parameters(self) -> int:

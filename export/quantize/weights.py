@@ -12,6 +12,7 @@ import torch
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.quantize.kv_scales import KvScaling, LayerKvScaling
+from edgelm.export.quantize.row_order import alternating, qkv_order
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.groups import (
@@ -24,7 +25,6 @@ from edgelm.spec.groups import (
     tensor_names,
 )
 from edgelm.spec.layers.mixers import Mamba2, ShortConv
-from edgelm.spec.rope import rotated_order
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import HEAD_BIAS, bias_name, has_bias, stacked_by_input
 
@@ -287,42 +287,12 @@ class Weights:
     def row_order(self, group: str) -> torch.Tensor | None:
         """A group's rows in the order of execution, if it is not that of the checkpoint."""
         if group.endswith("experts.gate_up"):
-            return self._alternating_order(group)
+            if stacked_by_input(self.checkpoint.spec.family):
+                return None  # they alternate already
+            return alternating(self.shape(group)[0], self.experts(group))
         if not group.endswith("attention.qkv"):
             return None
-        spec = self.checkpoint.spec
-        if spec.attention_gate:
-            return self._gated_row_order()
-        rope = spec.layers[split_group(group)[0]].rope
-        channels = rope and rotated_order(rope, spec.rotary_width(rope), spec.head_dim)
-        if channels is None and not spec.qkv_by_head:
-            return None
-        head = torch.arange(spec.head_dim) if channels is None else torch.from_numpy(channels)
-        heads = torch.arange(spec.num_attention_heads + spec.num_key_value_heads)
-        rotated = (heads[:, None] * spec.head_dim + head).flatten()
-        values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
-        order = torch.cat([rotated, values])
-        return self._stacked_order()[order] if spec.qkv_by_head else order
-
-    def _stacked_order(self) -> torch.Tensor:
-        """Queries, keys, values, of a checkpoint with all three of a head side by side."""
-        spec = self.checkpoint.spec
-        rows = torch.arange(3 * spec.q_size).view(spec.num_attention_heads, 3, spec.head_dim)
-        return rows.transpose(0, 1).flatten()
-
-    def _alternating_order(self, group: str) -> torch.Tensor | None:
-        """Alternating rows of gate and up, as the fused kernels of all experts read them."""
-        if stacked_by_input(self.checkpoint.spec.family):
-            return None  # they alternate already
-        rows = torch.arange(self.shape(group)[0]).view(self.experts(group), 2, -1)
-        return rows.transpose(1, 2).flatten()
-
-    def _gated_row_order(self) -> torch.Tensor:
-        """Queries, keys, values, gates, of a checkpoint with each head's gate behind its query."""
-        spec = self.checkpoint.spec
-        heads = torch.arange(2 * spec.q_size).view(spec.num_attention_heads, 2, spec.head_dim)
-        keys_values = torch.arange(2 * spec.kv_size) + 2 * spec.q_size
-        return torch.cat([heads[:, 0].flatten(), keys_values, heads[:, 1].flatten()])
+        return qkv_order(self.checkpoint.spec, split_group(group)[0])
 
     def layer_kv_scaling(self, name: str) -> LayerKvScaling:
         """The cache scaling of the layer that a group or norm belongs to, or shares keys of."""

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.checkpoints.layer_norms import LAYER_NORMS
+
 _BASE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -43,10 +45,6 @@ _GEMMA_4 = {
     "vocab_size_per_layer_input": 128,
 }
 _PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
-_PARTIAL: dict[str, Any] = {
-    "head_dim": None,
-    "rope_parameters": _PLAIN | {"partial_rotary_factor": 0.25},
-}
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
 # name -> (model_type, what differs from _BASE)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -125,23 +123,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {"head_dim": 32}),
     "glm4": ("glm4", {"head_dim": 32}),
     "apertus": ("apertus", {"rope_parameters": _LLAMA3}),
-    "starcoder2": ("starcoder2", {"sliding_window": 8, "head_dim": None}),
-    "stablelm": ("stablelm", {"use_qkv_bias": True} | _PARTIAL),
-    "stablelm-parallel": ("stablelm", {"use_parallel_residual": True} | _PARTIAL),
-    "cohere": ("cohere", {"logit_scale": 0.3}),
-    "cohere2": ("cohere2", {"sliding_window": 8, "logit_scale": 0.3, "attention_bias": True}),
-    "gpt-neox": ("gpt_neox", _PARTIAL | {"num_key_value_heads": None}),
-    "gpt-neox-sequential": (
-        "gpt_neox",
-        _PARTIAL
-        | {
-            "num_key_value_heads": None,
-            "use_parallel_residual": False,
-            "attention_bias": False,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "phi": ("phi", {"rope_parameters": _PLAIN | {"partial_rotary_factor": 0.5}}),
+    **LAYER_NORMS,
     "lfm2": (
         "lfm2",
         {

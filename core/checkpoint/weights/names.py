@@ -14,8 +14,9 @@ from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES
+from edgelm.spec.own_sizes import padded
 from edgelm.spec.tensor_names import stored_name
-from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT, Shapes
+from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT, Shapes, tensor_shapes
 
 # Nemotron-H's decoder, and the head of GPT-NeoX.
 _OLDER = {"backbone.": "model.", "embed_out.": "lm_head."}
@@ -91,6 +92,19 @@ def without_leftovers(stored: Stored, spec: DecoderSpec) -> Stored:
     }
 
 
+def without_zero_biases(stored: Stored, spec: DecoderSpec) -> Stored:
+    """The tensors without biases of zeros that the model lacks.
+
+    AutoGPTQ writes them for all layers, and Cohere 2's checkpoints can have some.
+    """
+    known = tensor_shapes(padded(spec) if spec.has_own_sizes else spec)
+    return {
+        name: tensor
+        for name, tensor in stored.items()
+        if name in known or not name.endswith(".bias") or not _is_zero(tensor)
+    }
+
+
 def check_stored(path: Path, stored: Stored, expected: Shapes) -> None:
     """Raise BadCheckpoint unless these are the expected tensors, in floating point."""
     check_names(path, sorted(stored.keys() - expected.keys()))
@@ -127,6 +141,12 @@ def _hugging_face_name(name: str, known: set[str], prefix: str) -> str:
     if name.startswith(prefix) and name.removeprefix(prefix) in known:
         return name.removeprefix(prefix)
     return prefix + name if prefix + name in known else name
+
+
+def _is_zero(tensor: StoredTensor) -> bool:
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.start)
+        return not any(file.read(tensor.end - tensor.start))
 
 
 def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:

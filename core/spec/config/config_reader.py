@@ -57,7 +57,7 @@ _UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "per_layer_config": (None, "layers that differ in their sizes"),
     "enable_moe_block": (False, "layers with both an MLP and experts (Gemma 4 26B-A4B)"),
     "is_encoder_decoder": (False, "models with an encoder"),
-    "qk_layernorm": (False, "norms with a weight for each head (StableLM 2 12B)"),
+    "qk_layernorm": (False, "LayerNorms of queries and keys (such as StableLM 2 12B)"),
     "clip_qkv": (None, "clipped queries, keys and values"),
 }
 
@@ -135,7 +135,8 @@ class _Reader:
         Raises:
             BadCheckpoint: such a field.
         """
-        for field, (harmless, meaning) in _UNSUPPORTED.items():
+        own = {field: (False, meaning) for field, meaning in self.family.refused.items()}
+        for field, (harmless, meaning) in (_UNSUPPORTED | own).items():
             value = self.fields.values.get(field, harmless)
             if field == "per_layer_config" and self.family.global_heads:
                 continue

@@ -1,5 +1,6 @@
 """What sets a decoder family apart: the columns of the table in edgelm.spec.families.table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -180,6 +181,8 @@ class Family:
     """The last `num_kv_shared_layers` layers read keys and values of earlier ones (Gemma 4)."""
     per_layer_inputs: bool = False
     """`hidden_size_per_layer_input` is the size of an embedding for every layer (Gemma 4)."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Flags of this family that must be false, and what the models are for which they are not."""
     eps_field: str = "rms_norm_eps"
     activation_field: str = "hidden_act"
     gelu_is_tanh: bool = False

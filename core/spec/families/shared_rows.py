@@ -14,22 +14,6 @@ LFM2_NAMES = {
     "mlp.down_proj": "feed_forward.w2",
 }
 
-GPT_NEOX_NAMES = {
-    "embed_tokens": "embed_in",
-    "norm": "final_layer_norm",
-    "self_attn.qkv_proj": "attention.query_key_value",
-    "self_attn.o_proj": "attention.dense",
-    "mlp.up_proj": "mlp.dense_h_to_4h",
-    "mlp.down_proj": "mlp.dense_4h_to_h",
-}
-
-COHERE: dict[str, Any] = {
-    "layer_norm_eps": 1e-5,
-    "logit_scale": 0.0625,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
-
 GEMMA_4: dict[str, Any] = {
     "head_dim": 256,
     "global_head_dim": 512,

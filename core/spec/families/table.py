@@ -9,12 +9,11 @@ configuration class for missing fields. `DecoderSpec.from_hf` reads everything e
 from typing import Any
 
 from edgelm.spec.families.family import Family
+from edgelm.spec.families.layer_norms import LAYER_NORMS
 from edgelm.spec.families.mixtures import MIXTURES
 from edgelm.spec.families.shared_rows import (
-    COHERE,
     FALCON_H1,
     GEMMA_4,
-    GPT_NEOX_NAMES,
     LFM2_NAMES,
     NEMOTRON_H,
     NEMOTRON_H_NAMES,
@@ -46,15 +45,6 @@ _GLM: Any = {
         "head_dim": 128,
         "rms_norm_eps": 1.5625e-7,
     },
-}
-
-_COHERE: Any = {
-    "layer_norm": True,
-    "norm_bias": False,
-    "parallel_mlp": True,
-    "interleaved_rope": True,
-    "logits_factor": "logit_scale",
-    "eps_field": "layer_norm_eps",
 }
 
 _GEMMA_4: Any = {
@@ -294,95 +284,6 @@ FAMILIES: dict[str, Family] = {
             "rms_norm_eps": 1e-5,
         },
     ),
-    "starcoder2": Family(
-        layer_norm=True,
-        qkv_bias="use_bias",
-        o_bias="use_bias",
-        mlp_bias="use_bias",
-        gated_mlp=False,
-        windows="all",
-        eps_field="norm_epsilon",
-        names={"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"},
-        defaults={
-            "use_bias": True,
-            "num_key_value_heads": 2,
-            "hidden_act": "gelu_pytorch_tanh",
-            "norm_epsilon": 1e-5,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "stablelm": Family(
-        layer_norm=True,
-        qkv_bias="use_qkv_bias",
-        o_bias=False,
-        parallel_mlp="use_parallel_residual",
-        partial_rotation=True,
-        derived_heads=True,
-        even_heads=True,
-        eps_field="layer_norm_eps",
-        defaults={
-            "layer_norm_eps": 1e-5,
-            "num_key_value_heads": 32,
-            "partial_rotary_factor": 0.25,
-        },
-    ),
-    "cohere": Family(**_COHERE, defaults=COHERE | {"rope_theta": 5e5}),
-    "cohere2": Family(
-        windows="pattern",
-        rotation="sliding",
-        derived_heads=True,
-        **_COHERE,
-        defaults=COHERE | {"sliding_window": 4096, "sliding_window_pattern": 4},
-    ),
-    "phi": Family(
-        layer_norm=True,
-        qkv_bias=True,
-        o_bias=True,
-        mlp_bias=True,
-        head_bias=True,
-        gated_mlp=False,
-        parallel_mlp=True,
-        partial_rotation=True,
-        even_heads=True,
-        eps_field="layer_norm_eps",
-        names={
-            "norm": "final_layernorm",
-            "self_attn.o_proj": "self_attn.dense",
-            "mlp.up_proj": "mlp.fc1",
-            "mlp.down_proj": "mlp.fc2",
-        },
-        defaults={
-            "hidden_act": "gelu_new",
-            "layer_norm_eps": 1e-5,
-            "partial_rotary_factor": 0.5,
-            "max_position_embeddings": 2048,
-        },
-    ),
-    "gpt_neox": Family(
-        layer_norm=True,
-        fused_qkv=True,
-        qkv_by_head=True,
-        mlp_bias=True,
-        gated_mlp=False,
-        parallel_mlp="use_parallel_residual",
-        parallel_norm=True,
-        partial_rotation=True,
-        rope_fields=("rotary_emb_base", "rotary_pct"),
-        derived_heads=True,
-        even_heads=True,
-        eps_field="layer_norm_eps",
-        prefix="gpt_neox",
-        names=GPT_NEOX_NAMES,
-        defaults={
-            "hidden_act": "gelu",
-            "layer_norm_eps": 1e-5,
-            "max_position_embeddings": 2048,
-            "attention_bias": True,
-            "use_parallel_residual": True,
-            "rotary_emb_base": 10_000.0,
-            "rotary_pct": 0.25,
-        },
-    ),
     "falcon_h1": Family(
         parallel_mamba=True,
         logits_factor="lm_head_multiplier",
@@ -407,5 +308,6 @@ FAMILIES: dict[str, Family] = {
         names=NEMOTRON_H_NAMES,
         defaults=NEMOTRON_H,
     ),
+    **LAYER_NORMS,
     **MIXTURES,
 }

@@ -87,8 +87,8 @@ class Orders:
         rows = made.rows_and_columns[0]
         if rows % (parts * heads):
             raise BadCheckpoint(
-                f"{self._keys.path}: {made.name} has {rows} rows, which are not {parts} equal parts "
-                f"for each of {heads} heads; convert the model again"
+                f"{self._keys.path}: {made.name} has {rows} rows, which are not {parts} equal "
+                f"parts of each of {heads} heads; convert the model again"
             )
         return np.arange(rows).reshape(heads, parts, -1)
 

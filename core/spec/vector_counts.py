@@ -1,0 +1,34 @@
+"""Parameters outside matrices: norm weights, biases and routers."""
+
+import math
+
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
+
+
+def layer_vectors(spec: DecoderSpec, layer: LayerSpec) -> int:
+    """Those of one layer; without its scalar."""
+    h, heads, projected = spec.hidden_size, spec.heads(layer), spec.projected_sizes(layer)
+    mixer, ffn = layer.mixer, spec.mlp_size(layer)
+    total = len(spec.norm_names) * h * (1 + spec.norms_have_bias)
+    total += h * (spec.per_layer_inputs is not None)
+    if layer.mlp is not None:
+        total += layer.mlp.vector_parameters(h)
+    else:
+        total += (spec.mlp_inputs * ffn + h) * (spec.mlp_bias and ffn > 0)
+        total += 2 * (spec.hidden_act == "xielu" and ffn > 0)
+    if layer.recurrent is not None:
+        total += sum(math.prod(shape) for shape in layer.recurrent.vectors(h).values())
+    if mixer is not None:
+        return total
+    normed = len(projected[:2])  # queries, and keys where the layer has its own
+    total += {"none": 0, "head": normed * heads.dim, "full": sum(projected[:2])}[spec.qk_norm]
+    width = sum(projected) + heads.q_size * spec.attention_gate
+    total += width * spec.qkv_bias + h * spec.o_bias
+    return total + spec.num_attention_heads * spec.attention_sinks
+
+
+def shared_vectors(spec: DecoderSpec) -> int:
+    """Those outside the layers: of the last norm, of the norm of per-layer inputs, of the head."""
+    inputs = spec.per_layer_inputs
+    norms = spec.hidden_size * (1 + spec.norms_have_bias) + (inputs.size if inputs else 0)
+    return norms + spec.vocab_size * (spec.head_bias and spec.has_head)
