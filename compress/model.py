@@ -95,7 +95,7 @@ def _unused_norms(spec: DecoderSpec) -> list[str]:
 
     They get no gradients, for which several processes would wait.
     """
-    if not spec.has_own_sizes or spec.norms == "post" or spec.parallel_mlp:
+    if not spec.has_own_sizes or spec.norms == "post" or spec.shares_norm:
         return []  # with one norm for both halves, it is read
     before_mlp = "post_attention" if spec.norms == "pre" else "pre_feedforward"
     unused = [

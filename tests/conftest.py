@@ -133,7 +133,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     def make(name: str) -> Tiny:
         model = tiny_model(name)
         with torch.no_grad():
-            for parameter in model.model.layers.parameters():
+            for parameter in model.base_model.layers.parameters():
                 if parameter.ndim > 1:
                     parameter *= 0.3
             decide_clearly(model)

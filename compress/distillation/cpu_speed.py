@@ -47,7 +47,7 @@ def compiled_layers(
         layer
         for model in models
         if model is not None
-        for layer in model.model.layers
+        for layer in model.base_model.layers
         if layer not in eager
     ]
     for layer in layers:

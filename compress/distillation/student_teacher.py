@@ -134,5 +134,7 @@ class Distiller(nn.Module):
 def _states(model: Model, tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
     """Final hidden states; transformers builds a block-diagonal mask from restarting positions."""
     over = {} if positions is None else {"position_ids": positions}
-    states: torch.Tensor = model.model(input_ids=tokens, use_cache=False, **over).last_hidden_state
+    states: torch.Tensor = model.base_model(
+        input_ids=tokens, use_cache=False, **over
+    ).last_hidden_state
     return states

@@ -120,7 +120,7 @@ class _Reader:
 
     def _run(self, tokens: torch.Tensor, cache: Any) -> Any:
         over = {} if self._again else {"past_key_values": cache}
-        return self._model.model(input_ids=tokens, use_cache=not self._again, **over)
+        return self._model.base_model(input_ids=tokens, use_cache=not self._again, **over)
 
     def _best(self, states: torch.Tensor) -> torch.Tensor:
         return self._head.logits(states).argmax(-1)

@@ -40,7 +40,7 @@ def continuations(
             width = max(map(len, rows))
             # Padded on the right, which does not affect earlier positions.
             tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-            hidden = model.model(input_ids=tokens.to(model.device), use_cache=False)
+            hidden = model.base_model(input_ids=tokens.to(model.device), use_cache=False)
             for index, row, states in zip(indices, rows, hidden.last_hidden_state, strict=True):
                 count = len(pairs[index][1])
                 target = torch.tensor(row[-count:], device=model.device)

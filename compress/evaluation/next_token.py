@@ -77,7 +77,7 @@ def compare(
 
 def hidden_states(model: Model, tokens: torch.Tensor) -> torch.Tensor:
     """Final hidden states [B, T - 1, hidden] of all positions that predict a token of the row."""
-    states = model.model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state
+    states = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state
     return states[:, :-1]  # type: ignore[no-any-return]
 
 

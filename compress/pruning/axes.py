@@ -6,18 +6,23 @@ axis is a tuple, because Phi-3 stacks several along one dimension (q over k over
 
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_names import canonical_name
+from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_BIAS, HEAD_WEIGHT
 
 HIDDEN, FFN, QUERY, KV, HEADS = "hidden", "ffn", "query", "kv", "heads"
 GATED_QUERY = "gated query"  # rows of a head's query, then of its gate
+HEAD_QKV = "head qkv"  # rows of a head's query, key and value
 Axis = tuple[str, ...]
 FIXED: Axis = ()  # vocabulary, head_dim: never pruned
 
 
 def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     """The axis along each dimension of a checkpoint's tensor, by its Hugging Face name."""
-    if name in ("model.embed_tokens.weight", "lm_head.weight"):
+    canonical = canonical_name(spec.family, name)
+    if canonical in (EMBEDDING_WEIGHT, HEAD_WEIGHT):
         return (FIXED, (HIDDEN,))
-    module, _, kind = canonical_name(spec.family, name).rpartition(".")
+    if canonical == HEAD_BIAS:
+        return (FIXED,)
+    module, _, kind = canonical.rpartition(".")
     if ".conv" in module or ".linear_attn" in module or ".mamba" in module:
         return (FIXED,)  # as wide as the residual stream, which hybrids keep, or as their heads
     if kind == "sinks":
@@ -33,6 +38,8 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     axes = _PROJECTIONS[module]
     if spec.attention_gate and module == "q_proj":
         axes = ((GATED_QUERY,), (HIDDEN,))
+    if spec.qkv_by_head and module == "qkv_proj":
+        axes = ((HEAD_QKV,), (HIDDEN,))
     return axes if kind == "weight" else axes[:1]
 
 

@@ -117,7 +117,7 @@ def score(
     seen = 0
     with torch.inference_mode(), _recording(model, spec, totals):
         for tokens in batches:
-            model.model(input_ids=tokens.to(model.device), use_cache=False)
+            model.base_model(input_ids=tokens.to(model.device), use_cache=False)
             seen += len(tokens)
             if progress:
                 progress(seen)
@@ -213,7 +213,7 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
         return model.get_submodule(stored)  # type: ignore[no-any-return]
 
     hooks = []
-    for index, layer in enumerate(model.model.layers):
+    for index, layer in enumerate(model.base_model.layers):
         down = submodule(index, "mlp.down_proj")
         hooks.append(down.register_forward_pre_hook(neurons(index)))
         hooks.append(layer.register_forward_hook(influence(index), with_kwargs=True))

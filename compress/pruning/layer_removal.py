@@ -37,7 +37,7 @@ def block_losses(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """The loss without layers i to i + size - 1, for every i; one measurement each."""
-    starts = len(model.model.layers) - size + 1
+    starts = len(model.base_model.layers) - size + 1
     losses = []
     for start in range(starts):
         with without_layers(model, range(start, start + size)):
@@ -51,7 +51,7 @@ def layers_without_best_block(model: Model, size: int, measure: Measure) -> list
     """The layers that remain when the contiguous block of least loss is removed."""
     losses = block_losses(model, size, measure)
     start = min(range(len(losses)), key=losses.__getitem__)
-    return [i for i in range(len(model.model.layers)) if not start <= i < start + size]
+    return [i for i in range(len(model.base_model.layers)) if not start <= i < start + size]
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def without_layers(model: Model, layers: Collection[int]) -> Iterator[None]:
     def skip(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return hidden_states
 
-    skipped = [model.model.layers[index] for index in layers]
+    skipped = [model.base_model.layers[index] for index in layers]
     try:
         for layer in skipped:
             layer.forward = skip

@@ -17,6 +17,7 @@ from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import (
     FFN,
     GATED_QUERY,
+    HEAD_QKV,
     HEADS,
     HIDDEN,
     KV,
@@ -249,6 +250,7 @@ def _axis_index(
         QUERY: (indices.heads[position], spec.head_dim, spec.q_size),
         KV: (indices.groups[position], spec.head_dim, spec.kv_size),
         GATED_QUERY: (indices.heads[position], 2 * spec.head_dim, 2 * spec.q_size),
+        HEAD_QKV: (indices.heads[position], 3 * spec.head_dim, 3 * spec.q_size),
         HEADS: (indices.heads[position], 1, spec.num_attention_heads),
     }
     found, start = [], 0

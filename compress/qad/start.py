@@ -63,7 +63,7 @@ def prepare_for_quantization(
         )
     with moments.watching(model):
         for tokens in batches:
-            model.model(input_ids=tokens.to(model.device), use_cache=False)
+            model.base_model(input_ids=tokens.to(model.device), use_cache=False)
     smoothing = None
     if Int4 in (type(precision), type(head)):
         energy = {group: moments[group].diagonal().clone() for group in moments.groups}
@@ -114,7 +114,7 @@ def fold_scales(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
         divisor = smoothing.norm(name)
         assert divisor is not None
         weight.copy_((weight + offset) / divisor.to(weight.device) - offset)
-        if spec.layer_norm:
+        if spec.norms_have_bias:
             norm_bias = weights[stored_name(spec.family, f"model.{name}.bias")]
             norm_bias.div_(divisor.to(weight.device))
 

@@ -92,7 +92,7 @@ def _collect_moments(state: State, model: Model, folder: Path) -> None:
     seen = 0
     with torch.inference_mode(), moments.watching(model):
         for tokens in calibration_rows(data, count, BATCH):
-            model.model(input_ids=tokens.to(model.device), use_cache=False)
+            model.base_model(input_ids=tokens.to(model.device), use_cache=False)
             seen += len(tokens)
             state.progress(f"importance: inputs of {seen}/{count} samples for least squares")
     moments.sync()

@@ -24,6 +24,7 @@ _OLD_FIELDS = {
     *("rope_scaling", "rope_theta", "partial_rotary_factor", "rope_local_base_freq"),
     *("original_max_position_embeddings", "sliding_window_pattern", "block_ff_dim"),
     "full_attention_interval",
+    *("rotary_emb_base", "rotary_pct"),
     "hybrid_override_pattern",
 }
 _FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf}

@@ -17,7 +17,7 @@ from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tensors import GgufTensors
 from edgelm.checkpoint.hub import fetch
 from edgelm.checkpoint.license import read_license
-from edgelm.checkpoint.quantized.collect import collect, without_zero_biases
+from edgelm.checkpoint.quantized.collect import collect
 from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.quantized.stacks import with_stacks
@@ -40,6 +40,7 @@ from edgelm.checkpoint.weights.names import (
     named_as_hugging_face,
     tied_to_embedding,
     without_leftovers,
+    without_zero_biases,
 )
 from edgelm.checkpoint.weights.own_sizes import (
     check_left_out,
@@ -360,9 +361,8 @@ def _named_tensors(
     if quantization is not None:
         stored, packed = collect(folder, quantization.reader(), stored)
     expected = tensor_shapes(spec)
-    stored = without_leftovers(named_as_hugging_face(folder, stored, expected), spec)
-    quantized = [name for name, entry in stored.items() if entry.name in packed]
-    stored = without_zero_biases(stored, quantized, expected)
+    stored = without_leftovers(named_as_hugging_face(folder, stored, expected, spec), spec)
+    stored = without_zero_biases(stored, spec)
     stored = with_stacked_experts(folder, stored, expected)
     return _Tensors(stored, text.left_out, with_stacks(packed, stored))
 
@@ -371,9 +371,9 @@ def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Store
     """The spec and the tensors, after checking whether the head is the embedding."""
     if not spec.has_head:
         return spec, {name: one for name, one in stored.items() if name != HEAD_WEIGHT}
-    tied = head_is_tied(stored, configured=spec.tie_word_embeddings)
+    tied = head_is_tied(stored, spec)
     spec = msgspec.structs.replace(spec, tie_word_embeddings=tied)
-    return spec, tied_to_embedding(stored) if tied else stored
+    return spec, tied_to_embedding(stored, spec) if tied else stored
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], Quantization | None]:

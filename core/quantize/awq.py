@@ -62,8 +62,8 @@ class Smoothing:
             if group.startswith("layers.")
             and split_group(group)[1] in before
             # What is parallel to attention reads the same norm, and has factors of its own.
-            and (not _shares_norm(spec, split_group(group)[0]) or ".mlp." in group)
-            and not spec.parallel_mlp
+            and (not _has_beside(spec, split_group(group)[0]) or ".mlp." in group)
+            and not spec.shares_norm
         }
         downs = [group for group in groups(spec) if group.endswith(".mlp.down") and spec.gated_mlp]
         return cls(
@@ -87,7 +87,7 @@ class Smoothing:
         return None if group is None else self.factors[group]
 
 
-def _shares_norm(spec: DecoderSpec, layer: int) -> bool:
+def _has_beside(spec: DecoderSpec, layer: int) -> bool:
     """Whether something beside a layer's attention has the same inputs."""
     return spec.layers[layer].beside is not None or spec.laurel_rank > 0
 

@@ -17,9 +17,11 @@ from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.layers.heads import HeadSizes
 from edgelm.spec.layers.layer import LayerSpec as LayerSpec
 from edgelm.spec.layers.layer import Rope as Rope
-from edgelm.spec.layers.mixers import GatedDelta, Mixer, NoMixer, StateShape
+from edgelm.spec.layers.mixers import GatedDelta, NoMixer, StateShape
 from edgelm.spec.layers.per_layer_inputs import PerLayerInputs
+from edgelm.spec.matrix_shapes import layer_matrices, mixer_matrices, shared_matrices
 from edgelm.spec.multipliers import Multipliers
+from edgelm.spec.vector_counts import layer_vectors, shared_vectors
 
 _TABLE_MULTIPLE = 8
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu2", "xielu"]
@@ -89,6 +91,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     """Norms subtract the mean and have a bias; RMS norms otherwise."""
     parallel_mlp: bool = False
     """The MLP is parallel to attention, and has its normed inputs (StableLM)."""
+    parallel_norm: bool = False  # such an MLP has a norm of its own (GPT-NeoX)
+    norm_bias: bool = True  # of LayerNorms; Cohere's have none
+    qkv_by_head: bool = False  # stored q, k and v of a head are side by side (GPT-NeoX)
+    head_bias: bool = False  # of `lm_head` (Phi)
     has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
 
     @classmethod
@@ -143,8 +149,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return sum(
             count * outputs * inputs
             for layer, count in self._kinds.items()
-            for outputs, inputs in self._layer_matrices(layer)
-        ) + sum(outputs * inputs for outputs, inputs in self._shared_matrices)
+            for outputs, inputs in layer_matrices(self, layer)
+        ) + sum(outputs * inputs for outputs, inputs in shared_matrices(self))
 
     @property
     def active_parameters(self) -> int:
@@ -156,16 +162,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        layers = (shape for layer in self.layers for shape in self._layer_matrices(layer))
-        return (*self._shared_matrices, *layers)
-
-    @property
-    def _shared_matrices(self) -> tuple[tuple[int, int], ...]:
-        """Those outside the layers: from the embedding to every layer's inputs, and of streams."""
-        hidden = self.hidden_size
-        streams = [(hidden, hidden)] * 2 * (self.altup.streams - 1) if self.altup else []
-        inputs = [(self.per_layer_width, hidden)] if self.per_layer_inputs else []
-        return (*inputs, *streams)
+        layers = (shape for layer in self.layers for shape in layer_matrices(self, layer))
+        return (*shared_matrices(self), *layers)
 
     @property
     def per_layer_width(self) -> int:
@@ -193,34 +191,6 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         size = self.intermediate_size if own is None else own
         return size * (2 if layer.double_mlp else 1)
 
-    def _layer_matrices(self, layer: LayerSpec) -> tuple[tuple[int, int], ...]:
-        hidden, ffn = self.hidden_size, self.mlp_size(layer)
-        if layer.mlp is not None:
-            mlp = layer.mlp.matrices(hidden)
-        else:
-            mlp = ((self.mlp_inputs * ffn, hidden), (hidden, ffn)) if ffn else ()
-        inputs = self.per_layer_inputs
-        own = ((inputs.size, hidden), (hidden, inputs.size)) if inputs else ()
-        rank = self.laurel_rank
-        laurel = ((rank, hidden), (hidden, rank)) if rank else ()
-        return (*self._mixer_matrices(layer), *laurel, *mlp, *own)
-
-    def _mixer_matrices(self, layer: LayerSpec) -> list[tuple[int, int]]:
-        hidden, mixer = self.hidden_size, layer.mixer
-        if mixer is None:
-            heads = self.heads(layer)
-            width = sum(self.projected_sizes(layer)) + heads.q_size * self.attention_gate
-            own = [(width, hidden), (hidden, heads.q_size)]
-            return own + self._groups_of(layer.beside) if layer.beside else own
-        return self._groups_of(mixer)
-
-    def _groups_of(self, mixer: Mixer) -> list[tuple[int, int]]:
-        sizes = mixer.modules(self.hidden_size)
-        return [
-            (sum(sizes[name][0] for name in names), sizes[names[0]][1])
-            for names in mixer.groups.values()
-        ]
-
     def projected_sizes(self, layer: LayerSpec) -> tuple[int, ...]:
         """Widths of queries, keys and values, of those that the layer projects."""
         heads = self.heads(layer)
@@ -231,7 +201,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def mixer_width(self) -> int:
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
-        first = (self._mixer_matrices(layer)[:1] for layer in self._kinds)
+        first = (mixer_matrices(self, layer)[:1] for layer in self._kinds)
         return max((shape[0] for shapes in first for shape in shapes), default=0)
 
     @property
@@ -319,7 +289,17 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def norm_names(self) -> tuple[str, ...]:
         """The norms over the residual stream that a layer has."""
         names = _NORMS[self.norms]
-        return names[:1] if self.single_sublayers or self.parallel_mlp else names
+        return names[:1] if self.single_sublayers or self.shares_norm else names
+
+    @property
+    def shares_norm(self) -> bool:
+        """Whether attention and the MLP parallel to it read the same normed values (StableLM)."""
+        return self.parallel_mlp and not self.parallel_norm
+
+    @property
+    def norms_have_bias(self) -> bool:
+        """Whether norms over the residual stream have a bias."""
+        return self.layer_norm and self.norm_bias
 
     @property
     def mlp_inputs(self) -> int:
@@ -350,8 +330,6 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def vector_parameters(self) -> int:
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
-        from edgelm.spec.vector_counts import layer_vectors, shared_vectors  # which read a decoder
-
         own = sum(count * layer_vectors(self, layer) for layer, count in self._kinds.items())
         return own + shared_vectors(self)
 

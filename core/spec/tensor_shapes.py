@@ -10,6 +10,7 @@ from edgelm.spec.tensor_names import canonical_name, stored_name
 Shapes = dict[str, tuple[int, ...]]
 EMBEDDING_WEIGHT = "model.embed_tokens.weight"
 HEAD_WEIGHT = "lm_head.weight"
+HEAD_BIAS = "lm_head.bias"
 PER_LAYER_EMBEDDING_WEIGHT = "model.embed_tokens_per_layer.weight"
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 PER_LAYER_MODEL_WEIGHT = "model.per_layer_model_projection.weight"
@@ -24,6 +25,8 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     }
     if not spec.tie_word_embeddings:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
+    if spec.head_bias and spec.has_head:
+        shapes[HEAD_BIAS] = (spec.vocab_size,)
     if (inputs := spec.per_layer_inputs) is not None:
         shapes[PER_LAYER_EMBEDDING_WEIGHT] = (inputs.vocab_size, spec.per_layer_width)
         shapes[PER_LAYER_MODEL_WEIGHT] = (spec.per_layer_width, hidden)
@@ -60,6 +63,8 @@ def stacked_by_input(family: str) -> bool:
 def has_bias(spec: DecoderSpec, name: str) -> bool:
     """Whether the matrix of this name, e.g. `model.layers.0.mlp.up_proj.weight`, has a bias."""
     parts = canonical_name(spec.family, name).split(".")
+    if name == HEAD_WEIGHT:
+        return spec.head_bias
     if parts[1] != "layers":
         return False
     return _biased(spec, spec.layers[int(parts[2])], ".".join(parts[3:5]))
@@ -72,7 +77,7 @@ def _biased(spec: DecoderSpec, layer: LayerSpec, module: str) -> bool:
     own = layer.mixer or (layer.beside if kind == "mamba" else None)
     if own is not None and kind != "mlp":
         return f"{module}.bias" in own.vectors(spec.hidden_size)
-    if name in ("q_proj", "k_proj", "v_proj"):
+    if name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
         return spec.qkv_bias
     if name == "o_proj":
         return spec.o_bias
@@ -118,7 +123,7 @@ def _layer_shapes(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
 
 def _norm(spec: DecoderSpec, name: str) -> Shapes:
     """The tensors of a norm over the residual stream."""
-    kinds = ("weight", "bias") if spec.layer_norm else ("weight",)
+    kinds = ("weight", "bias") if spec.norms_have_bias else ("weight",)
     return {f"{name}.{kind}": (spec.hidden_size,) for kind in kinds}
 
 

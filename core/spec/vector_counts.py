@@ -1,15 +1,21 @@
 """Parameters outside matrices: norm weights, biases and routers."""
 
-import math
+from __future__ import annotations
 
-from edgelm.spec.decoder import DecoderSpec, LayerSpec
+import math
+from typing import TYPE_CHECKING
+
+from edgelm.spec.layers.layer import LayerSpec
+
+if TYPE_CHECKING:
+    from edgelm.spec.decoder import DecoderSpec
 
 
 def layer_vectors(spec: DecoderSpec, layer: LayerSpec) -> int:
     """Those of one layer; without its scalar."""
     h, heads, projected = spec.hidden_size, spec.heads(layer), spec.projected_sizes(layer)
     mixer, ffn = layer.mixer, spec.mlp_size(layer)
-    total = len(spec.norm_names) * h * (1 + spec.layer_norm)
+    total = len(spec.norm_names) * h * (1 + spec.norms_have_bias)
     total += h * (spec.per_layer_inputs is not None) + h * (spec.laurel_rank > 0)
     if spec.altup is not None:
         total += sum(math.prod(shape) for shape in spec.altup.vectors(h).values())
@@ -30,6 +36,7 @@ def layer_vectors(spec: DecoderSpec, layer: LayerSpec) -> int:
 
 
 def shared_vectors(spec: DecoderSpec) -> int:
-    """Those outside the layers: of the last norm, and of the norm of per-layer inputs."""
+    """Those outside the layers: of the last norm, of the norm of per-layer inputs, of the head."""
     inputs = spec.per_layer_inputs
-    return spec.hidden_size * (1 + spec.layer_norm) + (inputs.size if inputs else 0)
+    norms = spec.hidden_size * (1 + spec.norms_have_bias) + (inputs.size if inputs else 0)
+    return norms + spec.vocab_size * (spec.head_bias and spec.has_head)

@@ -128,7 +128,7 @@ class _Batch:
         self._mask = torch.cat([self._mask, mask], 1)
         positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with torch.inference_mode():
-            states: torch.Tensor = self._reference.model.model(
+            states: torch.Tensor = self._reference.model.base_model(
                 input_ids=ids,
                 attention_mask=self._mask,
                 position_ids=positions,

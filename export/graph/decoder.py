@@ -234,7 +234,10 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
             beside = decoder.dialect.select_positions(beside)
         delta = decoder.dialect.add(delta, decoder.linear(beside, f"{prefix}.mamba.out"))
     if spec.parallel_mlp and spec.mlp_size(spec.layers[index]):
-        inputs = decoder.dialect.select_positions(normed) if last else normed
+        if spec.parallel_norm:
+            inputs = decoder.norm(stream, f"{prefix}.post_attention_layernorm")
+        else:
+            inputs = decoder.dialect.select_positions(normed) if last else normed
         return _Residual(stream, decoder.dialect.add(delta, mlp(decoder, index, inputs)))
     if spec.norms != "pre":
         delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
@@ -291,7 +294,7 @@ def feed_forward(decoder: _Decoder, index: int, residual: _Residual) -> _Residua
         delta = mlp(decoder, index, stream)
     else:
         before = "post_attention" if spec.norms == "pre" else "pre_feedforward"
-        if spec.single_sublayers or spec.parallel_mlp:
+        if spec.single_sublayers or spec.shares_norm:
             before = "input"
         normed, stream = decoder.sum_and_norm(residual, f"{prefix}.{before}_layernorm")
         delta = mlp(decoder, index, normed)

@@ -12,6 +12,7 @@ import torch
 from edgelm.checkpoint.quantized.packed import PackedMatrix
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.quantize.kv_scales import KvScaling, LayerKvScaling
+from edgelm.export.quantize.row_order import alternating, qkv_order
 from edgelm.quantize.awq import Smoothing
 from edgelm.quantize.grids import Inputs
 from edgelm.spec.groups import (
@@ -24,9 +25,8 @@ from edgelm.spec.groups import (
     tensor_names,
 )
 from edgelm.spec.layers.mixers import Mamba2, ShortConv
-from edgelm.spec.rope import rotated_order
 from edgelm.spec.tensor_names import stored_name
-from edgelm.spec.tensor_shapes import bias_name, has_bias, stacked_by_input
+from edgelm.spec.tensor_shapes import HEAD_BIAS, bias_name, has_bias, stacked_by_input
 
 _RESIDUAL = (
     "attention.o",
@@ -153,7 +153,9 @@ class Weights:
         """A group's bias [out_features], if the spec gives its parts one."""
         if not self.has_bias(group):
             return None
-        names = [bias_name(name) for name in self.tensor_names(group)]
+        names = [HEAD_BIAS]
+        if group != HEAD:
+            names = [bias_name(name) for name in self.tensor_names(group)]
         tensors = [self.checkpoint.tensor(name).float().flatten() for name in names]
         bias, rows = torch.cat(tensors), self.row_factors(group)
         if (order := self.row_order(group)) is not None:
@@ -166,6 +168,8 @@ class Weights:
 
     def has_bias(self, group: str) -> bool:
         """Whether the spec gives all parts of a group a bias."""
+        if group == HEAD:  # which may share its matrix with the embedding
+            return self.checkpoint.spec.head_bias
         return all(has_bias(self.checkpoint.spec, name) for name in self.tensor_names(group))
 
     def norm(self, name: str) -> torch.Tensor:
@@ -186,10 +190,15 @@ class Weights:
         return weight
 
     def norm_bias(self, name: str) -> torch.Tensor | None:
-        """The bias of a LayerNorm over the residual stream; None of an RMS norm."""
+        """The bias of a LayerNorm over the residual stream; None of an RMS norm.
+
+        Zeros where the checkpoint has none (Cohere): by a bias, the graph tells one from the other.
+        """
         spec = self.checkpoint.spec
         if not spec.layer_norm:
             return None
+        if not spec.norm_bias:
+            return torch.zeros(spec.hidden_size)
         bias = self.tensor(f"model.{name}.bias")
         if name == "norm":
             bias = bias / spec.logits_divisor
@@ -275,35 +284,12 @@ class Weights:
     def row_order(self, group: str) -> torch.Tensor | None:
         """A group's rows in the order of execution, if it is not that of the checkpoint."""
         if group.endswith("experts.gate_up"):
-            return self._alternating_order(group)
+            if stacked_by_input(self.checkpoint.spec.family):
+                return None  # they alternate already
+            return alternating(self.shape(group)[0], self.experts(group))
         if not group.endswith("attention.qkv"):
             return None
-        spec = self.checkpoint.spec
-        if spec.attention_gate:
-            return self._gated_row_order()
-        rope = spec.layers[split_group(group)[0]].rope
-        channels = rope and rotated_order(rope, spec.rotary_width(rope), spec.head_dim)
-        if channels is None:
-            return None
-        head = torch.from_numpy(channels)
-        heads = torch.arange(spec.num_attention_heads + spec.num_key_value_heads)
-        rotated = (heads[:, None] * spec.head_dim + head).flatten()
-        values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
-        return torch.cat([rotated, values])
-
-    def _alternating_order(self, group: str) -> torch.Tensor | None:
-        """Alternating rows of gate and up, as the fused kernels of all experts read them."""
-        if stacked_by_input(self.checkpoint.spec.family):
-            return None  # they alternate already
-        rows = torch.arange(self.shape(group)[0]).view(self.experts(group), 2, -1)
-        return rows.transpose(1, 2).flatten()
-
-    def _gated_row_order(self) -> torch.Tensor:
-        """Queries, keys, values, gates, of a checkpoint with each head's gate behind its query."""
-        spec = self.checkpoint.spec
-        heads = torch.arange(2 * spec.q_size).view(spec.num_attention_heads, 2, spec.head_dim)
-        keys_values = torch.arange(2 * spec.kv_size) + 2 * spec.q_size
-        return torch.cat([heads[:, 0].flatten(), keys_values, heads[:, 1].flatten()])
+        return qkv_order(self.checkpoint.spec, split_group(group)[0])
 
     def layer_kv_scaling(self, name: str) -> LayerKvScaling:
         """The cache scaling of the layer that a group or norm belongs to, or shares keys of."""

@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 
 from edgelm.checkpoint.source import Checkpoint
+from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT
 
 _LARGE = 2**28  # weights, of which smaller heads are read once and kept
 
@@ -50,7 +52,7 @@ def read_head(checkpoint: Checkpoint) -> Head:
     So is one whose rows cannot be read alone: it would be made for each part of a product.
     """
     tied = checkpoint.spec.tie_word_embeddings
-    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    name = stored_name(checkpoint.spec.family, EMBEDDING_WEIGHT) if tied else HEAD_WEIGHT
     vocabulary, width = checkpoint.shapes[name]
     if not checkpoint.reads_rows(name) or vocabulary * width < _LARGE:
         return checkpoint.tensor(name)

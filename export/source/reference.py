@@ -19,6 +19,7 @@ from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
 from edgelm.spec.rope import rotary_frequencies
 from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import HEAD_BIAS
 
 _MIN_SQUARE = 1e-5  # of a stream's projection (Gemma 3n)
 _PART = 2**24  # weights of the head that are converted at a time: 67 MB
@@ -54,7 +55,7 @@ class Reference:
         rope = self._rope()
         assert rope is not None
         frequencies = rotary_frequencies(rope, context, self.spec.max_position_embeddings)
-        rotary = self.model.model.rotary_emb
+        rotary = self.model.base_model.rotary_emb
         rotary.inv_freq = torch.from_numpy(frequencies).float()
         rotary.original_inv_freq = rotary.inv_freq
         rotary.long_inv_freq = rotary.inv_freq  # not recomputed for longer prompts
@@ -62,7 +63,7 @@ class Reference:
     def hidden_states(self, tokens: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
         """Final hidden states [B, T, hidden], normed, of int64 tokens [B, T]."""
         with torch.inference_mode():
-            states = self.model.model(
+            states = self.model.base_model(
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None
             )
         return states.last_hidden_state  # type: ignore[no-any-return]
@@ -97,6 +98,8 @@ class Reference:
         hidden = hidden / self.spec.logits_divisor
         parts = head.split(max(1, _PART // head.shape[1]))
         logits = torch.cat([hidden @ part.float().T for part in parts], -1)
+        if self.spec.head_bias:
+            logits += self._read(HEAD_BIAS) / self.spec.logits_divisor
         if cap := self.spec.logits_softcap:
             logits = torch.tanh(logits / cap) * cap
         return logits
@@ -104,7 +107,7 @@ class Reference:
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder layers."""
-        return self.model.model.layers  # type: ignore[no-any-return]
+        return self.model.base_model.layers  # type: ignore[no-any-return]
 
     @contextmanager
     def cached_reads(self) -> Iterator[None]:

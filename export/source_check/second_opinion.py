@@ -135,7 +135,7 @@ def _windows(
     if not window or window >= context or (kinds and "sliding_attention" not in kinds):
         return
     count = min(context, window + _BEYOND)
-    weights = sum(parameter.numel() for parameter in other.model.layers.parameters())
+    weights = sum(parameter.numel() for parameter in other.base_model.layers.parameters())
     if 4 * weights * count > _MAX_OPERATIONS:
         progress(f"not compared with transformers beyond the window of {window:,}: too costly here")
         return
@@ -204,7 +204,7 @@ def _states(
     reference: Reference, ids: torch.Tensor, positions: torch.Tensor, cache: Any
 ) -> torch.Tensor:
     with torch.inference_mode():
-        return reference.model.model(  # type: ignore[no-any-return]
+        return reference.model.base_model(  # type: ignore[no-any-return]
             input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
 
@@ -212,7 +212,7 @@ def _states(
 @contextmanager
 def _depth(reference: Reference, depth: int) -> Iterator[None]:
     """Let the reference run its first `depth` layers in this block."""
-    config = reference.model.model.config
+    config = reference.model.base_model.config
     whole = config.num_hidden_layers
     config.num_hidden_layers = depth
     try:

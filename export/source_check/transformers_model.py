@@ -159,7 +159,7 @@ class _TextOnly:
     def __init__(self, whole: Any) -> None:
         self.whole = whole
         self.config = whole.config.get_text_config()
-        self.model = whole.model.language_model
+        self.base_model = whole.model.language_model
 
     def __call__(self, **inputs: Any) -> Any:
         return self.whole(**inputs)

@@ -64,11 +64,16 @@ ARCHITECTURES = {
     "apertus": gguf.MODEL_ARCH.APERTUS,
     "starcoder2": gguf.MODEL_ARCH.STARCODER2,
     "stablelm": gguf.MODEL_ARCH.STABLELM,
+    "cohere": gguf.MODEL_ARCH.COMMAND_R,
+    "cohere2": gguf.MODEL_ARCH.COHERE2,
+    "phi": gguf.MODEL_ARCH.PHI2,
+    "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
 }
 _LAYER_NORMS = {
     "nemotron_h": "layer_norm_epsilon",
     "starcoder2": "norm_epsilon",
     "stablelm": "layer_norm_eps",
+    **dict.fromkeys(("cohere", "cohere2", "phi", "gpt_neox"), "layer_norm_eps"),
 }
 _PERMUTED = ("llama", "smollm3", "granite", "arcee", "ministral3")
 
@@ -207,7 +212,7 @@ def _add_scales(writer: gguf.GGUFWriter, config: Any) -> None:
 def _as_llama_cpp(name: str, values: npt.NDArray[Any], config: Any) -> dict[str, npt.NDArray[Any]]:
     heads = {
         "q_proj": config.num_attention_heads,
-        "k_proj": config.num_key_value_heads,
+        "k_proj": getattr(config, "num_key_value_heads", None),
     }
     part = name.split(".")[-2]
     if part == "conv" and config.model_type == "lfm2":

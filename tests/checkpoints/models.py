@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.checkpoints.gemma import GEMMA
+from tests.checkpoints.layer_norms import LAYER_NORMS
 
 _BASE: dict[str, Any] = {
     "hidden_size": 64,
@@ -36,10 +37,6 @@ _YARN = {
     "original_max_position_embeddings": 32,
 }
 _PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
-_PARTIAL: dict[str, Any] = {
-    "head_dim": None,
-    "rope_parameters": _PLAIN | {"partial_rotary_factor": 0.25},
-}
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2}
 # name -> (model_type, what differs from _BASE)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -105,9 +102,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "glm": ("glm", {"head_dim": 32}),
     "glm4": ("glm4", {"head_dim": 32}),
     "apertus": ("apertus", {"rope_parameters": _LLAMA3}),
-    "starcoder2": ("starcoder2", {"sliding_window": 8, "head_dim": None}),
-    "stablelm": ("stablelm", {"use_qkv_bias": True} | _PARTIAL),
-    "stablelm-parallel": ("stablelm", {"use_parallel_residual": True} | _PARTIAL),
+    **LAYER_NORMS,
     "lfm2": (
         "lfm2",
         {

@@ -43,10 +43,10 @@ def save_tiny_chat(
     with torch.no_grad():
         # Layers whose weights spread less, as a trained model's do, leave rounding to 8 bits within
         # the gate and rounding to 4 bits beyond it, with a mixture between them.
-        for parameter in model.model.layers.parameters():
+        for parameter in model.base_model.layers.parameters():
             if parameter.ndim > 1:
                 parameter *= 0.4
-        model.model.embed_tokens.weight *= 0.8
+        model.get_input_embeddings().weight *= 0.8
     model.save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE)

@@ -54,7 +54,7 @@ def head_loss(
     *,
     compute: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean loss over rows, differentiable in `hidden` and the head's weight.
+    """Mean loss over rows, differentiable in `hidden` and the head's weight and bias.
 
     Args:
         hidden: the student's final hidden states [rows, hidden].
@@ -69,7 +69,7 @@ def head_loss(
         A head whose weight needs no gradient costs no product for it.
     """
     loss, divergence, entropy = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head, target, labels, objective, compute
+        hidden, head.weight, head.bias, head, target, labels, objective, compute
     )
     return loss, divergence, entropy
 
@@ -80,6 +80,7 @@ class _HeadLoss(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
+        bias: torch.Tensor | None,
         head: Head,
         target: Target | None,
         labels: torch.Tensor,
@@ -87,8 +88,11 @@ class _HeadLoss(torch.autograd.Function):
         compute: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows, vocab = len(hidden), len(weight)
-        head = Head(weight.to(compute), head.divisor, head.softcap)
+        head = head.to(compute)
         hidden_gradient = torch.empty_like(hidden)
+        bias_gradient = None
+        if bias is not None and ctx.needs_input_grad[2]:
+            bias_gradient = torch.zeros_like(bias, dtype=torch.float32)
         weight_gradient = product = None
         if ctx.needs_input_grad[1]:  # a draft's head is its teacher's and stays as it is
             # Summed in fp32, whatever type the weight was gathered in.
@@ -109,10 +113,12 @@ class _HeadLoss(torch.autograd.Function):
                 totals += sums
                 products[part] = gradient.div_(rows)
             hidden_gradient[chunk] = products @ head.weight
+            if bias_gradient is not None:
+                bias_gradient += products.sum(0, dtype=torch.float32)
             if weight_gradient is not None:
                 # Reuse the memory: a new block of this size costs a page fault per page.
                 weight_gradient += torch.mm(products.T, inputs, out=product)
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
         divergence, entropy = (totals / rows).float()
         ctx.mark_non_differentiable(divergence, entropy)
         share = objective.cross_entropy
@@ -120,10 +126,10 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        if weight_gradient is not None:
-            weight_gradient.mul_(upstream)
-        return hidden_gradient.mul_(upstream), weight_gradient, *(None,) * 5
+        gradients = [
+            None if gradient is None else gradient.mul_(upstream) for gradient in ctx.saved_tensors
+        ]
+        return *gradients, *(None,) * 5
 
 
 def _slices(start: int, stop: int, step: int) -> list[slice]:

@@ -40,12 +40,12 @@ def record_states(model: Model, layers: Sequence[int]) -> Iterator[States]:
 def recorded_layers(model: Model, layers: Sequence[int]) -> set[nn.Module]:
     """The decoder layers that contain the modules which `record_states` watches."""
     watched = {_module(model, layer) for layer in layers}
-    return {layer for layer in model.model.layers if watched & set(layer.modules())}
+    return {layer for layer in model.base_model.layers if watched & set(layer.modules())}
 
 
 def _module(model: Model, layer: int) -> nn.Module:
     """The module whose output is the state after a layer: the next norm where there is one."""
-    layers = model.model.layers
+    layers = model.base_model.layers
     if layer + 1 == len(layers):
         name = stored_name(model.config.model_type, "model.norm")
         return model.get_submodule(name)  # type: ignore[no-any-return]
@@ -54,7 +54,7 @@ def _module(model: Model, layer: int) -> nn.Module:
     norm = stored_name(model.config.model_type, f"model.layers.{layer + 1}.input_layernorm")
     if hasattr(following, name := norm.rpartition(".")[2]):
         return getattr(following, name)  # type: ignore[no-any-return]
-    return model.model.embed_tokens if layer == EMBEDDING else layers[layer]  # type: ignore[no-any-return]
+    return model.get_input_embeddings() if layer == EMBEDDING else layers[layer]  # type: ignore[no-any-return]
 
 
 def _hook(states: States, layer: int) -> Any:

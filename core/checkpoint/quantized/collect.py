@@ -1,6 +1,6 @@
 """The quantized matrices among a checkpoint's tensors, in the place of their parts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,16 +58,6 @@ def collect(folder: Path, reader: Reader, stored: Mapping[str, StoredTensor]) ->
     return Collected(left, packed)
 
 
-def without_zero_biases(
-    stored: Mapping[str, StoredTensor], packed: Iterable[str], expected: Iterable[str]
-) -> Mapping[str, StoredTensor]:
-    """Without biases of zeros, which AutoGPTQ writes for layers that have none."""
-    known = set(expected)
-    names = {name.removesuffix("weight") + "bias" for name in packed} - known
-    unused = {name for name in names & stored.keys() if _is_zero(stored[name])}
-    return {name: tensor for name, tensor in stored.items() if name not in unused}
-
-
 def _by_module(
     stored: Mapping[str, StoredTensor], parts: frozenset[str], separator: str
 ) -> dict[str, dict[str, StoredTensor]]:
@@ -84,9 +74,3 @@ def _is_quantized(tensors: Mapping[str, StoredTensor]) -> bool:
     if set(tensors) != {"weight"}:
         return True
     return tensors["weight"].dtype not in _UNQUANTIZED
-
-
-def _is_zero(tensor: StoredTensor) -> bool:
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.start)
-        return not any(file.read(tensor.end - tensor.start))

@@ -13,10 +13,13 @@ from edgelm.checkpoint.weights.safetensors_header import StoredTensor
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT, Shapes
+from edgelm.spec.families.table import FAMILIES
+from edgelm.spec.own_sizes import padded
+from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT, Shapes, tensor_shapes
 
-_PREFIX = "model."
-_OLDER_PREFIX = "backbone."
+# Nemotron-H's decoder, and the head of GPT-NeoX.
+_OLDER = {"backbone.": "model.", "embed_out.": "lm_head."}
 _CHUNK = 16 * 1024**2
 # Unused tensors that older versions and other programs write: constants that follow from the
 # configuration, and scales of a quantized cache.
@@ -32,34 +35,37 @@ _MASKS = re.compile(r"(self_attn|attn|attention)\.(bias|causal_mask)$")
 Stored = Mapping[str, StoredTensor]
 
 
-def named_as_hugging_face(folder: Path, stored: Stored, expected: Iterable[str]) -> Stored:
+def named_as_hugging_face(
+    folder: Path, stored: Stored, expected: Iterable[str], spec: DecoderSpec
+) -> Stored:
     """The tensors under the names of a causal language model.
 
-    A base model is saved without the prefix `model.`, and read with it. Nemotron-H's checkpoints
-    have the prefix `backbone.` in its place.
+    A base model is saved without the prefix `model.` (`gpt_neox.` of GPT-NeoX), and read with it.
+    Some checkpoints have older names in place of `model.` or of the head's.
 
     Raises:
         BadCheckpoint: a tensor exists under both names.
     """
-    known = {*expected, HEAD_WEIGHT}
+    known, prefix = {*expected, HEAD_WEIGHT}, f"{FAMILIES[spec.family].prefix}."
     named: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
-        hugging_face = _hugging_face_name(name, known)
+        hugging_face = _hugging_face_name(name, known, prefix)
         if hugging_face in named:
             raise BadCheckpoint(
-                f"{folder} holds {hugging_face} twice, with and without the prefix {_PREFIX!r}; "
+                f"{folder} holds {hugging_face} twice, with and without the prefix {prefix!r}; "
                 "keep only the one that belongs to the model"
             )
         named[hugging_face] = tensor
     return named
 
 
-def head_is_tied(stored: Stored, *, configured: bool) -> bool:
+def head_is_tied(stored: Stored, spec: DecoderSpec) -> bool:
     """Whether the embedding is also the head: if configured, and the file has no different head.
 
     A stored head that equals the embedding is a copy of it.
     """
-    head, embedding = stored.get(HEAD_WEIGHT), stored.get(EMBEDDING_WEIGHT)
+    embedding = stored.get(stored_name(spec.family, EMBEDDING_WEIGHT))
+    head, configured = stored.get(HEAD_WEIGHT), spec.tie_word_embeddings
     if not configured or head is None or embedding is None:
         return configured
     # Compared as bytes: tensors of different types, or with +0 and -0, are read as two.
@@ -67,11 +73,12 @@ def head_is_tied(stored: Stored, *, configured: bool) -> bool:
     return alike and _same_bytes(head, embedding)
 
 
-def tied_to_embedding(stored: Stored) -> Stored:
+def tied_to_embedding(stored: Stored, spec: DecoderSpec) -> Stored:
     """The tensors of a model whose head is its embedding, under the embedding's name."""
-    matrix = stored.get(EMBEDDING_WEIGHT) or stored.get(HEAD_WEIGHT)
+    embedding = stored_name(spec.family, EMBEDDING_WEIGHT)
+    matrix = stored.get(embedding) or stored.get(HEAD_WEIGHT)
     tied = {name: tensor for name, tensor in stored.items() if name != HEAD_WEIGHT}
-    return tied if matrix is None else tied | {EMBEDDING_WEIGHT: matrix}
+    return tied if matrix is None else tied | {embedding: matrix}
 
 
 def without_leftovers(stored: Stored, spec: DecoderSpec) -> Stored:
@@ -82,6 +89,19 @@ def without_leftovers(stored: Stored, spec: DecoderSpec) -> Stored:
         for name, tensor in stored.items()
         if not _is_leftover(name, tensor)
         and not ((found := _KEYS.match(name)) and found[1] in shared)
+    }
+
+
+def without_zero_biases(stored: Stored, spec: DecoderSpec) -> Stored:
+    """The tensors without biases of zeros that the model lacks.
+
+    AutoGPTQ writes them for all layers, and Cohere 2's checkpoints can have some.
+    """
+    known = tensor_shapes(padded(spec) if spec.has_own_sizes else spec)
+    return {
+        name: tensor
+        for name, tensor in stored.items()
+        if name in known or not name.endswith(".bias") or not _is_zero(tensor)
     }
 
 
@@ -114,12 +134,19 @@ def _is_leftover(name: str, tensor: StoredTensor) -> bool:
     return bool(_LEFTOVERS.search(name)) or (len(tensor.shape) == 4 and bool(_MASKS.search(name)))
 
 
-def _hugging_face_name(name: str, known: set[str]) -> str:
-    if name.startswith(_OLDER_PREFIX) and _PREFIX + name.removeprefix(_OLDER_PREFIX) in known:
-        return _PREFIX + name.removeprefix(_OLDER_PREFIX)
-    if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) in known:
-        return name.removeprefix(_PREFIX)
-    return _PREFIX + name if _PREFIX + name in known else name
+def _hugging_face_name(name: str, known: set[str], prefix: str) -> str:
+    for older, newer in _OLDER.items():
+        if name.startswith(older) and newer + name.removeprefix(older) in known:
+            return newer + name.removeprefix(older)
+    if name.startswith(prefix) and name.removeprefix(prefix) in known:
+        return name.removeprefix(prefix)
+    return prefix + name if prefix + name in known else name
+
+
+def _is_zero(tensor: StoredTensor) -> bool:
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.start)
+        return not any(file.read(tensor.end - tensor.start))
 
 
 def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:

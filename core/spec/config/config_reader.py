@@ -59,7 +59,7 @@ _UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "per_layer_config": (None, "layers that differ in their sizes"),
     "enable_moe_block": (False, "layers with both an MLP and experts (Gemma 4 26B-A4B)"),
     "is_encoder_decoder": (False, "models with an encoder"),
-    "qk_layernorm": (False, "norms with a weight for each head (StableLM 2 12B)"),
+    "qk_layernorm": (False, "LayerNorms of queries and keys (such as StableLM 2 12B)"),
     "clip_qkv": (None, "clipped queries, keys and values"),
 }
 
@@ -104,12 +104,16 @@ class _Reader:
             norms=family.norms,
             norm_plus_one=family.norm_plus_one,
             layer_norm=family.layer_norm,
+            norm_bias=family.norm_bias,
             parallel_mlp=self.bias(family.parallel_mlp),
+            parallel_norm=family.parallel_norm,
+            head_bias=family.head_bias,
             qk_norm=family.qk_norm,
             qkv_bias=self.bias(family.qkv_bias),
             o_bias=self.bias(family.o_bias),
             mlp_bias=self.bias(family.mlp_bias),
             fused_projections=family.fused_qkv,
+            qkv_by_head=family.qkv_by_head,
             fused_gate_up=family.fused_gate_up,
             gated_mlp=family.gated_mlp,
             qk_norm_after_rope=family.qk_norm_after_rope,
@@ -136,7 +140,8 @@ class _Reader:
         Raises:
             BadCheckpoint: such a field.
         """
-        for field, (harmless, meaning) in _UNSUPPORTED.items():
+        own = {field: (False, meaning) for field, meaning in self.family.refused.items()}
+        for field, (harmless, meaning) in (_UNSUPPORTED | own).items():
             value = self.fields.values.get(field, harmless)
             if field == "per_layer_config" and self.family.global_heads:
                 continue
@@ -166,7 +171,8 @@ class _Reader:
         """
         fields = self.fields
         heads, hidden = fields.required("num_attention_heads"), fields.required("hidden_size")
-        kv_heads = fields.integer("num_key_value_heads") or heads
+        grouped = None if self.family.qkv_by_head else fields.integer("num_key_value_heads")
+        kv_heads = grouped or heads
         if heads % kv_heads:
             raise BadCheckpoint(
                 f"config.json: num_attention_heads {heads} is not a multiple of "
@@ -227,10 +233,11 @@ class _Reader:
     def multipliers(self, hidden: int) -> dict[str, Any]:
         if self.family.scales_embedding:
             return {"embedding_multiplier": math.sqrt(hidden)}
-        if self.family.parallel_mamba:
+        if self.family.logits_factor is not None:
+            embedded = self.number("embedding_multiplier") if self.family.parallel_mamba else 1.0
             return {
-                "embedding_multiplier": self.number("embedding_multiplier"),
-                "logits_divisor": 1 / self.number("lm_head_multiplier"),
+                "embedding_multiplier": embedded,
+                "logits_divisor": 1 / self.number(self.family.logits_factor),
             }
         if not self.family.multipliers:
             return {}
@@ -246,7 +253,8 @@ class _Reader:
             return sublayers(fields)
         rotated = rotated_layers(fields, family, count)
         windows = layer_windows(fields, family, rotated)
-        if family.rotation == "windowed" and fields.values.get("sliding_window") is not None:
+        has_window = fields.values.get("sliding_window") is not None
+        if family.rotation == "sliding" or (family.rotation == "windowed" and has_window):
             rotated = [window is not None for window in windows]
         if family.global_heads:
             windows[-1] = None  # whatever `layer_types` says

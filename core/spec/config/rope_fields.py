@@ -84,7 +84,8 @@ def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
         given = family.defaults.get("rope_parameters", given)
     nested = any(kind in {**scaling, **given} for kind in _KINDS)
     positions = fields.required("max_position_embeddings", most=MAX_POSITIONS)
-    defaults = {"partial_rotary_factor": fields.values.get("partial_rotary_factor", 1.0)}
+    base_field, share_field = family.rope_fields
+    defaults = {"partial_rotary_factor": fields.values.get(share_field, 1.0)}
     if not family.local_rope:
         if nested:
             raise BadCheckpoint(
@@ -96,7 +97,7 @@ def _parameters(fields: Fields, family: Family, local: bool) -> Fields:
         # The top-level field overrides the nested one.
         original = fields.values.get(_ORIGINAL, values.get(_ORIGINAL, positions))
         values = values | {_ORIGINAL: original}
-        defaults["rope_theta"] = fields.values.get("rope_theta", 10_000.0)
+        defaults["rope_theta"] = fields.values.get(base_field, 10_000.0)
         return Fields(values, defaults, where=f"{fields.where}: {name}")
     if given and not nested:
         raise fields.wrong("rope_parameters", f"parameters for {' and '.join(_KINDS)}")

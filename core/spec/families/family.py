@@ -1,5 +1,6 @@
 """What sets a decoder family apart: the columns of the table in edgelm.spec.families.table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -7,12 +8,13 @@ NormPlacement = Literal["pre", "post", "sandwich"]
 QKNorm = Literal["none", "head", "full"]
 Bias = bool | str
 """Always, never, or as the configuration's field of this name says."""
-Rotation = Literal["all", "listed", "windowed", "theta", "typed"]
+Rotation = Literal["all", "listed", "windowed", "sliding", "theta", "typed"]
 """Which layers rotate queries and keys (edgelm.spec.config.layer_fields):
 
 all       every layer
 listed    all but those of `no_rope_layers`, or every `no_rope_layer_interval`th (SmolLM3)
 windowed  with `sliding_window` only the layers that have a window (EXAONE 4)
+sliding   only the layers that have a window (Cohere 2)
 theta     those whose base in `layer_rope_theta` is not 0 (Granite SWA)
 typed     every layer if `position_embedding_type` is `rope`, otherwise none (Granite 4 H)
 """
@@ -37,7 +39,8 @@ all          every layer, if there is a window (Mistral, Phi-3)
 used         with `use_sliding_window` every layer (Qwen3-MoE)
 listed       those of `layer_types`, by default all (Ministral)
 alternating  those of `layer_types`, by default every other one (Gemma 2)
-pattern      those of `layer_types`, by default all but every `sliding_window_pattern`th (Gemma 3)
+pattern      those of `layer_types`, by default all but every `sliding_window_pattern`th (Gemma 3,
+             Cohere 2)
 fourth       those of `layer_types`, by default all but every fourth (OLMo 3)
 fifth        those of `layer_types`, by default all but every fifth (Gemma 3n)
 sixth        those of `layer_types`, by default all but every sixth (Gemma 4)
@@ -86,6 +89,8 @@ class Family:
     """pre: norm before each sublayer; post: after it (OLMo 2); sandwich: both (Gemma 2, 3)."""
     layer_norm: bool = False
     """Norms also subtract the mean, and have a bias (LayerNorm; StarCoder2, StableLM)."""
+    norm_bias: bool = True
+    """Those norms have a bias; else only a weight (Cohere)."""
     norm_plus_one: bool = False
     """The stored norm weight is an offset from one (Gemma)."""
     qk_norm: QKNorm = "none"
@@ -94,10 +99,15 @@ class Family:
     """That norm follows the rotation (Hunyuan)."""
     fused_qkv: bool = False
     """The checkpoint stores `qkv_proj` (Phi-3)."""
+    qkv_by_head: bool = False
+    """That matrix has query, key and value of a head, then those of the next (GPT-NeoX). There are
+    as many key as query heads."""
     fused_gate_up: bool = False
     """The checkpoint stores `gate_up_proj` (Phi-3, GLM)."""
     names: dict[str, str] = field(default_factory=dict)
     """Modules that the checkpoint names differently (edgelm.spec.tensor_names)."""
+    prefix: str = "model"
+    """The decoder's name in the causal language model."""
     qkv_bias: Bias = "attention_bias"
     o_bias: Bias = "attention_bias"
     mlp_bias: Bias = False
@@ -105,6 +115,10 @@ class Family:
     """`down(activation(gate) * up)`; else `down(activation(up))` (Arcee, Apertus)."""
     parallel_mlp: Bias = False
     """The MLP has the inputs of attention, in parallel to it (StableLM)."""
+    parallel_norm: bool = False
+    """Such an MLP has a norm of its own, over the layer's input (GPT-NeoX)."""
+    head_bias: bool = False
+    """The head has a bias (Phi)."""
     attention_sinks: bool = False
     """Every query head has a sink, a logit of its own in the softmax (Granite SWA)."""
     attention_gate: bool = False
@@ -112,6 +126,8 @@ class Family:
     windows: Windows = "none"
     partial_rotation: bool = False
     """`partial_rotary_factor` excludes channels of a head from rotation (Phi-3)."""
+    rope_fields: tuple[str, str] = ("rope_theta", "partial_rotary_factor")
+    """The fields with the base and that factor, where they are not in `rope_parameters`."""
     interleaved_rope: bool = False
     """RoPE rotates channels 2i and 2i + 1 of a head, not i and i + dim / 2 (GLM, ERNIE)."""
     rope_types: tuple[str, ...] = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
@@ -127,6 +143,8 @@ class Family:
     """Queries grow with their position by `llama_4_scaling_beta` (Ministral 3)."""
     multipliers: bool = False
     """Reads the four multipliers of Granite."""
+    logits_factor: str | None = None
+    """The field with the factor of the logits (Cohere, Falcon-H1)."""
     query_scalar: bool = False
     """The attention scale comes from `query_pre_attn_scalar` (Gemma)."""
     attention_softcap: bool = False
@@ -175,6 +193,8 @@ class Family:
     """`activation_sparsity_pattern` has the share of gates that a layer drops (Gemma 3n)."""
     listed_ffn: bool = False
     """`intermediate_size` may be a list with the size of every layer's MLP (Gemma 3n)."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Flags of this family that must be false, and what the models are for which they are not."""
     eps_field: str = "rms_norm_eps"
     activation_field: str = "hidden_act"
     gelu_is_tanh: bool = False

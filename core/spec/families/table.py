@@ -9,6 +9,7 @@ configuration class for missing fields. `DecoderSpec.from_hf` reads everything e
 from typing import Any
 
 from edgelm.spec.families.family import Family
+from edgelm.spec.families.layer_norms import LAYER_NORMS
 from edgelm.spec.families.mixtures import MIXTURES
 from edgelm.spec.families.shared_rows import (
     FALCON_H1,
@@ -305,40 +306,9 @@ FAMILIES: dict[str, Family] = {
             "rms_norm_eps": 1e-5,
         },
     ),
-    "starcoder2": Family(
-        layer_norm=True,
-        qkv_bias="use_bias",
-        o_bias="use_bias",
-        mlp_bias="use_bias",
-        gated_mlp=False,
-        windows="all",
-        eps_field="norm_epsilon",
-        names={"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"},
-        defaults={
-            "use_bias": True,
-            "num_key_value_heads": 2,
-            "hidden_act": "gelu_pytorch_tanh",
-            "norm_epsilon": 1e-5,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "stablelm": Family(
-        layer_norm=True,
-        qkv_bias="use_qkv_bias",
-        o_bias=False,
-        parallel_mlp="use_parallel_residual",
-        partial_rotation=True,
-        derived_heads=True,
-        even_heads=True,
-        eps_field="layer_norm_eps",
-        defaults={
-            "layer_norm_eps": 1e-5,
-            "num_key_value_heads": 32,
-            "partial_rotary_factor": 0.25,
-        },
-    ),
     "falcon_h1": Family(
         parallel_mamba=True,
+        logits_factor="lm_head_multiplier",
         mlp_bias="mlp_bias",
         names={
             "norm": "final_layernorm",
@@ -360,5 +330,6 @@ FAMILIES: dict[str, Family] = {
         names=NEMOTRON_H_NAMES,
         defaults=NEMOTRON_H,
     ),
+    **LAYER_NORMS,
     **MIXTURES,
 }

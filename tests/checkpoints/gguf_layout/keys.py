@@ -19,7 +19,7 @@ def global_config(config: Any) -> Any:
 
 def key_value_heads(config: Any) -> int | list[int]:
     """Their number, or one for each layer of a hybrid."""
-    heads: int = config.num_key_value_heads
+    heads: int = getattr(config, "num_key_value_heads", config.num_attention_heads)
     kinds = getattr(config, "layers_block_type", None) or getattr(config, "layer_types", [])
     if config.model_type in ("lfm2", "lfm2_moe", "granitemoehybrid", "nemotron_h"):
         return [heads if kind == "full_attention" else 0 for kind in kinds]
@@ -177,6 +177,13 @@ def _stablelm(writer: gguf.GGUFWriter, model: Any) -> None:
     writer.add_parallel_residual(model.config.use_parallel_residual)
 
 
+def _cohere(writer: gguf.GGUFWriter, model: Any) -> None:
+    writer.add_logit_scale(model.config.logit_scale)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    if model.config.model_type == "cohere2":
+        writer.add_sliding_window(model.config.sliding_window)
+
+
 def _apertus(writer: gguf.GGUFWriter, model: Any) -> None:
     shapes = [layer.mlp.act_fn for layer in model.model.layers]
     writer.add_xielu_alpha_p([shape.alpha_p.item() for shape in shapes])
@@ -200,4 +207,7 @@ _WRITERS: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "gemma4_text": _gemma4,
     "apertus": _apertus,
     "stablelm": _stablelm,
+    "gpt_neox": _stablelm,
+    "cohere": _cohere,
+    "cohere2": _cohere,
 }

@@ -210,7 +210,17 @@ def _apertus(name: str, values: Array, config: Any) -> Tensors:
     return {} if ".act_fn." in name else {name: values}
 
 
+def _gpt_neox(name: str, values: Array, config: Any) -> Tensors:
+    """GPTNeoXModel: all queries, all keys, all values."""
+    if "query_key_value" in name:
+        heads = config.num_attention_heads
+        split = values.reshape(heads, 3, values.shape[0] // heads // 3, *values.shape[1:])
+        values = np.ascontiguousarray(split.swapaxes(0, 1)).reshape(values.shape)
+    return {name: values}
+
+
 _CONVERTERS: dict[str, Callable[[str, Array, Any], Tensors]] = {
+    "gpt_neox": _gpt_neox,
     "qwen3_moe": _experts,
     "olmoe": _experts,
     "gpt_oss": _gpt_oss,

@@ -72,7 +72,7 @@ class HandMade(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = _Decoder()
+        self.model = self.base_model = _Decoder()
         self.device = torch.device("cpu")
         self.config = tiny_config(
             "llama",
@@ -139,7 +139,9 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
         if (name := canonical_name(spec.family, stored)).endswith(names)
     ]
     with torch.inference_mode():
-        states = list(model.model(tokens, use_cache=False, output_hidden_states=True).hidden_states)
+        states = list(
+            model.base_model(tokens, use_cache=False, output_hidden_states=True).hidden_states
+        )
     for hook in hooks:
         hook.remove()
     states[-1] = seen["model.norm"]  # transformers gives the last one after the final norm
@@ -185,8 +187,8 @@ def test_every_family_against_hooks(tiny: TinyFactory, name: str) -> None:
 def test_a_layer_that_copies_has_no_influence() -> None:
     model = tiny_model("llama")
     with torch.no_grad():
-        model.model.layers[2].self_attn.o_proj.weight.zero_()
-        model.model.layers[2].mlp.down_proj.weight.zero_()
+        model.base_model.layers[2].self_attn.o_proj.weight.zero_()
+        model.base_model.layers[2].mlp.down_proj.weight.zero_()
     layers = score(model, [TOKENS]).layers
     assert float(layers[2]) == pytest.approx(0, abs=1e-6)
     assert min(layers[0], layers[1], layers[3]) > 1e-3

@@ -89,8 +89,8 @@ def idle(model: Any, layers: Collection[int]) -> Any:
     """The model with layers that add nothing to the residual stream."""
     with torch.no_grad():
         for layer in layers:
-            model.model.layers[layer].self_attn.o_proj.weight.zero_()
-            model.model.layers[layer].mlp.down_proj.weight.zero_()
+            model.base_model.layers[layer].self_attn.o_proj.weight.zero_()
+            model.base_model.layers[layer].mlp.down_proj.weight.zero_()
     return model
 
 

@@ -60,9 +60,9 @@ def masked(teacher: Any, kept: PruneIndices) -> Any:
 
     channels = off(kept.channels, width)
     with torch.no_grad():
-        table = model.model.embed_tokens.weight
+        table = model.get_input_embeddings().weight
         table[:, channels] = 0
-        for index, layer in enumerate(model.model.layers):
+        for index, layer in enumerate(model.base_model.layers):
             if index not in kept.layers:
                 layer.forward = lambda hidden_states, *_, **__: hidden_states
                 continue
@@ -130,6 +130,7 @@ def with_heads(shape: Shape, spec: DecoderSpec, count: int | None = None) -> Sha
     """A shape with `count` heads of the model's size, by default all, as wide as they are."""
     heads = count or spec.num_attention_heads
     groups = spec.num_key_value_heads if count is None else shape.num_key_value_heads
+    groups = heads if spec.qkv_by_head else groups
     return msgspec.structs.replace(
         shape,
         num_attention_heads=heads,
@@ -187,6 +188,22 @@ def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) 
     torch.testing.assert_close(logits(loaded), logits(student), rtol=0, atol=1e-5)
     assert open_checkpoint(tmp_path).config["head_dim"] == spec_of(teacher).head_dim
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
+
+
+def test_heads_that_are_stored_side_by_side() -> None:
+    """GPT-NeoX stores query, key and value of a head, then those of the next."""
+    teacher = tiny_model("gpt-neox")
+    shape = with_heads(Shape.from_spec(spec_of(teacher)), spec_of(teacher), 3)
+    importance = random_importance(teacher)
+    kept = select_indices(spec_of(teacher), shape, importance)
+    student = prune(teacher, shape, importance)
+    for index in range(shape.num_hidden_layers):
+        old, new = (
+            one.base_model.layers[index].attention.query_key_value for one in (teacher, student)
+        )
+        rows = old.weight.unflatten(0, (4, 3, 16))[kept.heads[index]][..., kept.channels]
+        assert torch.equal(new.weight, rows.flatten(0, 2))
+        assert torch.equal(new.bias, old.bias.view(4, 48)[kept.heads[index]].flatten())
 
 
 def test_biases_of_norms_are_cut_and_not_scaled() -> None:

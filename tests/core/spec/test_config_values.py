@@ -146,6 +146,12 @@ def test_norms_of_single_heads_are_not_supported(name: str) -> None:
         DecoderSpec.from_hf(config_of(name, qk_layernorm=True))
 
 
+def test_command_r_plus_is_not_supported() -> None:
+    with pytest.raises(BadCheckpoint, match=r"use_qk_norm is True: .*Command R\+"):
+        DecoderSpec.from_hf(config_of("cohere", use_qk_norm=True))
+    DecoderSpec.from_hf(config_of("hunyuan", use_qk_norm=True))  # another field of that name
+
+
 def test_scaling_of_a_single_pair_of_channels_is_refused() -> None:
     with pytest.raises(BadCheckpoint, match=r"alpha is 9.0, expected none: .* more than 2 rotated"):
         DecoderSpec.from_hf(config_of("hunyuan", head_dim=2))

@@ -1,5 +1,6 @@
 """Old and short configurations mean what Hugging Face's own classes read out of them."""
 
+from copy import deepcopy
 from typing import Any
 
 import msgspec
@@ -34,7 +35,7 @@ _LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
 
 def assert_reads_alike(model_type: str, values: dict[str, Any]) -> None:
     """The same values, as they are and as transformers would save them today, are one spec."""
-    today = AutoConfig.for_model(model_type, **values).to_dict()
+    today = AutoConfig.for_model(model_type, **deepcopy(values)).to_dict()  # which changes them
     ours = DecoderSpec.from_hf(values | {"model_type": model_type})
     assert msgspec.to_builtins(ours) == msgspec.to_builtins(DecoderSpec.from_hf(today))
 
@@ -78,6 +79,12 @@ def test_fields_left_out(model_type: str) -> None:
             {"rope_scaling": _LONGROPE, "original_max_position_embeddings": 4096},
         ),
         ("granite", {"attention_multiplier": 0.1, "logits_scaling": 8.0}),
+        ("gpt_neox", {"rotary_pct": 0.5, "rotary_emb_base": 5000.0, "rope_theta": 2e4}),
+        ("gpt_neox", {"rope_scaling": _LINEAR, "use_parallel_residual": False}),
+        ("phi", {"partial_rotary_factor": 0.25, "rope_theta": 5e5}),
+        ("cohere", {"logit_scale": 0.5, "head_dim": 32}),
+        ("cohere2", {"sliding_window_pattern": 3, "head_dim": 32}),
+        ("cohere2", {"sliding_window": None, "layer_types": ["full_attention"] * 8}),
     ],
     ids=[
         "rope-theta-at-the-top",
@@ -97,6 +104,12 @@ def test_fields_left_out(model_type: str) -> None:
         "phi3-partial",
         "phi3-longrope",
         "granite-multipliers",
+        "gpt-neox-rope-at-the-top",
+        "gpt-neox-scaling",
+        "phi-rope-at-the-top",
+        "cohere-heads",
+        "cohere2-pattern",
+        "cohere2-no-window",
     ],
 )
 def test_old_spelling(model_type: str, over: dict[str, Any]) -> None:

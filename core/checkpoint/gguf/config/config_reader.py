@@ -12,13 +12,22 @@ from edgelm.checkpoint.gguf.config.rope import Factors, rope_scaling
 from edgelm.checkpoint.gguf.layout.architectures import ARCHITECTURES
 from edgelm.checkpoint.gguf.metadata import GgufMetadata
 from edgelm.errors import BadCheckpoint
+from edgelm.spec.families.table import FAMILIES
 
 _GROWTH = "llama_4_scaling_beta"
 # Layers of Gemma 2 27B and Gemma 3 27B, whose attention is scaled by hidden/heads. There is no key
 # for it: llama.cpp uses the number of layers.
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 # Which layer of how many has no window, in files without flags.
-_PATTERNS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "olmo2": 4, "exaone4": 4, "gpt-oss": 2}
+_PATTERNS = {
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "olmo2": 4,
+    "exaone4": 4,
+    "gpt-oss": 2,
+    "cohere2": 4,
+}
 # Keys that change the computation and are not supported.
 _UNSUPPORTED = (
     "expert_count",
@@ -45,7 +54,10 @@ _MORE: dict[str, tuple[Callable[[Keys], dict[str, Any]], ...]] = {
     "falcon-h1": (mixers.falcon_h1,),
     "gemma3n": (gemma3n,),
 }
-_LAYER_NORMS = ("nemotron_h", "stablelm", "starcoder2")
+_LAYER_NORMS = (
+    *("nemotron_h", "stablelm", "starcoder2"),
+    *("command-r", "cohere2", "phi2", "gptneox"),
+)
 # Whose configuration in Hugging Face has a scaling of RoPE where none is given.
 _SCALED_BY_DEFAULT = ("apertus", "gpt-oss")
 
@@ -127,12 +139,20 @@ class _Reader:
             return olmo3(config)
         if self.architecture == "mistral3":
             return ministral3(config)
-        if self.architecture == "starcoder2":
-            return {"norm_epsilon": config["rms_norm_eps"]}
+        own: dict[str, Any] = {}
+        if self.architecture in _LAYER_NORMS:
+            own[FAMILIES[self.row.model_type].eps_field] = config["rms_norm_eps"]
         if self.architecture == "stablelm":
             parallel = not self.keys.has("post_attention_layernorm.weight")  # as in llama.cpp
-            return {"layer_norm_eps": config["rms_norm_eps"], "use_parallel_residual": parallel}
-        return {}
+            own["use_parallel_residual"] = parallel
+        if self.architecture == "gptneox":
+            parallel = self.metadata.flag(self.keys.key("use_parallel_residual"))
+            if parallel is None:
+                raise self.keys.missing("use_parallel_residual")
+            own["use_parallel_residual"] = parallel
+        if self.architecture in ("command-r", "cohere2"):
+            own["logit_scale"] = config.get("logit_scale") or 1.0  # 0 is none
+        return own
 
     def epsilon(self) -> float:
         """The norms'; Nemotron-H's files, too, have the key of layer norms."""
@@ -177,7 +197,8 @@ class _Reader:
     def layer_count(self) -> int:
         layers = self.keys.layers
         # Checked before anything is built per layer.
-        present = {name.split(".")[2] for name in self.shapes if name.startswith("model.layers.")}
+        names = (name.split(".") for name in self.shapes)
+        present = {parts[2] for parts in names if parts[1:2] == ["layers"]}
         if not self.shapes:
             raise BadCheckpoint(
                 f"{self.metadata.path} has no weights, only a vocabulary; use the model's file"
@@ -238,9 +259,10 @@ class _Reader:
             scaling = {"rope_type": "default"}
         if self.architecture == "gpt-oss" and scaling and scaling["rope_type"] == "yarn":
             scaling["truncate"] = False  # no key says so; all published models have it
-        values: dict[str, Any] = {"rope_theta": theta, "rope_scaling": scaling}
-        if rotated != head_dim:
-            values["partial_rotary_factor"] = _ratio(rotated, head_dim)
+        base_field, share_field = FAMILIES[self.row.model_type].rope_fields
+        values: dict[str, Any] = {base_field: theta, "rope_scaling": scaling}
+        if partial:
+            values[share_field] = _ratio(rotated, head_dim)
         if scaling and scaling["rope_type"] == "longrope":
             original = scaling["original_max_position_embeddings"]
             values["original_max_position_embeddings"] = original

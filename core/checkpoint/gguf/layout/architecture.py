@@ -11,9 +11,10 @@ class Architecture(NamedTuple):
     names: parts of a layer (`attn_q_norm`), or its tensors (`ssm_dt.bias`), with another name in
         Hugging Face's checkpoints than elsewhere.
     top: the same for tensors outside layers.
-    stacks: tensors outside layers that hold several of Hugging Face's, and the names of those.
     joined: tensors that are a part of one in Hugging Face's checkpoints, and which one of two.
+    stacks: tensors outside layers that hold several of Hugging Face's, and the names of those.
     permuted: the rows of queries and keys are in the order of a rotation of neighbors.
+    qkv_by_head: Hugging Face has query, key and value of a head side by side.
     experts_by_input: Hugging Face has experts as [experts, inputs, outputs], where rows of gate
         and up alternate.
     tiled_values: value heads are in the order of tiles: the first one of each key head, then the
@@ -34,9 +35,10 @@ class Architecture(NamedTuple):
     model_type: str
     names: Mapping[str, str] = {}
     top: Mapping[str, str] = {}
-    stacks: Mapping[str, str] = {}
     joined: Mapping[str, tuple[str, int]] = {}
+    stacks: Mapping[str, str] = {}
     permuted: bool = False
+    qkv_by_head: bool = False
     experts_by_input: bool = False
     tiled_values: bool = False
     norm_plus_one: bool = False

@@ -56,6 +56,25 @@ _PER_LAYER_TOP = {
     "per_layer_proj_norm.weight": "model.per_layer_projection_norm.weight",
 }
 _LAYER_NORM_TOP = {"output_norm.bias": "model.norm.bias"}
+_LOGIT_SCALE = {"logit_scale": "logit_scale"}
+_ATTENTION_BIAS = {"attention_bias": "self_attn.q_proj.bias"}
+_PHI_2 = {"attn_output": "self_attn.dense", "ffn_up": "mlp.fc1", "ffn_down": "mlp.fc2"}
+_PHI_2_TOP = {
+    "output_norm.weight": "model.final_layernorm.weight",
+    "output_norm.bias": "model.final_layernorm.bias",
+    "output.bias": "lm_head.bias",
+}
+_GPT_NEOX = {
+    "attn_qkv": "attention.query_key_value",
+    "attn_output": "attention.dense",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
+}
+_GPT_NEOX_TOP = {
+    "token_embd.weight": "gpt_neox.embed_in.weight",
+    "output_norm.weight": "gpt_neox.final_layer_norm.weight",
+    "output_norm.bias": "gpt_neox.final_layer_norm.bias",
+}
 _APERTUS = {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"}
 _XIELU: dict[str, tuple[str, tuple[int, ...]]] = {
     "xielu.alpha_p": ("mlp.act_fn.alpha_p", (1,)),
@@ -105,13 +124,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"post_attention_norm": "post_attention_layernorm"},
         biases=LLAMA_BIASES | {"attention_out_bias": "self_attn.o_proj.bias"},
     ),
-    "hunyuan-dense": Architecture(
-        "hunyuan_v1_dense", _HUNYUAN, biases={"attention_bias": "self_attn.q_proj.bias"}
-    ),
+    "hunyuan-dense": Architecture("hunyuan_v1_dense", _HUNYUAN, biases=_ATTENTION_BIAS),
     "ernie4_5": Architecture("ernie4_5", biases={"use_bias": "self_attn.q_proj.bias"}),
-    "glm4": Architecture(
-        "glm4", _GLM_4, partial_rotation=True, biases={"attention_bias": "self_attn.q_proj.bias"}
-    ),
+    "glm4": Architecture("glm4", _GLM_4, partial_rotation=True, biases=_ATTENTION_BIAS),
     "lfm2": Architecture(
         "lfm2",
         LFM_2,
@@ -133,10 +148,23 @@ ARCHITECTURES: dict[str, Architecture] = {
         partial_rotation=True,
         biases={"use_qkv_bias": "self_attn.q_proj.bias"},
     ),
+    "command-r": Architecture("cohere", scales=_LOGIT_SCALE, biases=_ATTENTION_BIAS),
+    "cohere2": Architecture(
+        "cohere2", scales=_LOGIT_SCALE, biases=_ATTENTION_BIAS, windows="pattern"
+    ),
+    "phi2": Architecture("phi", _PHI_2, _PHI_2_TOP, partial_rotation=True),
+    "gptneox": Architecture(
+        "gpt_neox",
+        _GPT_NEOX,
+        _GPT_NEOX_TOP,
+        qkv_by_head=True,
+        partial_rotation=True,
+        biases={"attention_bias": "attention.query_key_value.bias"},
+    ),
     "apertus": Architecture(
         "apertus",
         _APERTUS,
-        biases={"attention_bias": "self_attn.q_proj.bias"},
+        biases=_ATTENTION_BIAS,
         fields={"hidden_act": "xielu"},
         constants=_XIELU,
     ),

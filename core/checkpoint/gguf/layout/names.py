@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from edgelm.checkpoint.gguf.layout.architectures import ARCHITECTURES
+from edgelm.spec.families.table import FAMILIES
 
 ROPE_FREQS = "rope_freqs.weight"
 ROPE_SHORT, ROPE_LONG = "rope_factors_short.weight", "rope_factors_long.weight"
@@ -49,7 +50,7 @@ def hf_place(architecture: str, name: str) -> Place:
     layer, _, rest = rest.partition(".")
     if blk != "blk" or not rest:
         return Place(name)
-    prefix = f"model.layers.{layer}"
+    prefix = f"{FAMILIES[row.model_type].prefix}.layers.{layer}"
     part, _, kind = rest.rpartition(".")
     for end, suffix in ((rest, ""), (part, f".{kind}")):
         if end in row.joined:

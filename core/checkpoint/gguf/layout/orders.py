@@ -23,6 +23,7 @@ _BY_VALUE = {
     ".dt_bias": True,
     ".A_log": True,
 }
+_BY_HEAD = ".attention.query_key_value."
 _AFTER_KEYS = (".in_proj_qkv.", ".conv1d.")
 
 
@@ -61,6 +62,8 @@ class Orders:
     def _order(self, name: str) -> Callable[[Made], Indices] | None:
         if self._row.permuted and any(part in name for part in _ROTATED):
             return self._rotated
+        if self._row.qkv_by_head and _BY_HEAD in name:
+            return self._head_by_head
         if self._row.tiled_values and ".linear_attn." in name:
             if any(part in name for part in _AFTER_KEYS):
                 return self._after_keys
@@ -72,13 +75,22 @@ class Orders:
     def _rotated(self, made: Made) -> Indices:
         # llama.cpp interleaves the two rotary halves of a head; Hugging Face separates them.
         key = next(key for part, key in _ROTATED.items() if part in made.name)
-        rows, heads = made.rows_and_columns[0], self._heads(key)
-        if rows % (2 * heads):
+        return self._split_heads(made, self._heads(key), 2).swapaxes(1, 2).reshape(-1)
+
+    def _head_by_head(self, made: Made) -> Indices:
+        # llama.cpp stacks all queries, all keys and all values.
+        heads = self._keys.size("attention.head_count")
+        return self._split_heads(made, heads, 3).swapaxes(0, 1).reshape(-1)
+
+    def _split_heads(self, made: Made, heads: int, parts: int) -> Indices:
+        """The rows of Hugging Face's tensor [heads, parts, rest]."""
+        rows = made.rows_and_columns[0]
+        if rows % (parts * heads):
             raise BadCheckpoint(
-                f"{self._keys.path}: {made.name} has {rows} rows, which are not {heads} heads of "
-                "an even size; convert the model again"
+                f"{self._keys.path}: {made.name} has {rows} rows, which are not {parts} equal "
+                f"parts of each of {heads} heads; convert the model again"
             )
-        return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+        return np.arange(rows).reshape(heads, parts, -1)
 
     def _heads(self, key: str) -> int:
         """Heads of the layers that have some."""

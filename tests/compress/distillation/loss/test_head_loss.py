@@ -1,5 +1,7 @@
 """The chunked head against logits computed whole, with gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +21,7 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def whole_logits(hidden: torch.Tensor, weight: torch.Tensor, head: Head) -> torch.Tensor:
-    logits = hidden @ weight.T / head.divisor
+    logits = torch.nn.functional.linear(hidden, weight, head.bias) / head.divisor
     return torch.tanh(logits / head.softcap) * head.softcap if head.softcap else logits
 
 
@@ -28,23 +30,28 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 4 * VOCAB)  # thirteen rows make four chunks
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("kind", DIVERGENCES)
-def test_equals_whole_logits(kind: str, share: float, softcap: float | None) -> None:
+def test_equals_whole_logits(kind: str, share: float, softcap: float | None, biased: bool) -> None:
+    bias = rand(VOCAB, 1, seed=5).flatten().requires_grad_() if biased else None
+    teacher_bias = rand(VOCAB, 1, seed=6).flatten() if biased else None
     hidden, weight = rand(ROWS, HIDDEN), rand(VOCAB, HIDDEN, seed=1)
     teacher_hidden, teacher_weight = rand(ROWS, HIDDEN, seed=2), rand(VOCAB, HIDDEN, seed=3)
     labels = torch.randint(0, VOCAB, (ROWS,), generator=torch.Generator().manual_seed(4))
-    head = Head(weight.clone().requires_grad_(), 1.5, softcap)
+    head = Head(weight.clone().requires_grad_(), 1.5, softcap, bias)
     ours = hidden.clone().requires_grad_()
-    target = LiveTeacher(teacher_hidden, Head(teacher_weight, 1.5, softcap))
+    teacher = Head(teacher_weight, 1.5, softcap, teacher_bias)
+    target = LiveTeacher(teacher_hidden, teacher)
     objective = Objective(kind, 1.0, share)  # type: ignore[arg-type]
     loss, divergence, entropy = head_loss(ours, head, target, labels, objective)
     (3 * loss).backward()
 
     theirs, their_weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    z = whole_logits(theirs, their_weight, head)
-    y = whole_logits(teacher_hidden, teacher_weight, head)
+    their_bias = bias.detach().clone().requires_grad_() if bias is not None else None
+    z = whole_logits(theirs, their_weight, replace(head, bias=their_bias))
+    y = whole_logits(teacher_hidden, teacher_weight, teacher)
     plain = PLAIN[kind](z, y) / ROWS
     nll = torch.nn.functional.cross_entropy(z, labels)
     (3 * ((1 - share) * plain + share * nll)).backward()
@@ -56,6 +63,8 @@ def test_equals_whole_logits(kind: str, share: float, softcap: float | None) -> 
         torch.testing.assert_close(got.detach(), expected.detach(), rtol=0, atol=1e-6)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-6)
     torch.testing.assert_close(head.weight.grad, their_weight.grad, rtol=0, atol=1e-6)
+    if bias is not None and their_bias is not None:
+        torch.testing.assert_close(bias.grad, their_bias.grad, rtol=0, atol=1e-6)
 
 
 def test_student_that_is_its_teacher() -> None:

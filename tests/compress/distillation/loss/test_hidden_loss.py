@@ -65,12 +65,12 @@ def test_the_projection_is_alike_on_every_start() -> None:
 @pytest.mark.parametrize("name", slow_but(TINY, REPRESENTATIVE))
 def test_states_are_normed_as_the_next_layer_sees_them(tiny: TinyFactory, name: str) -> None:
     model, spec = tiny(name).hf, tiny(name).checkpoint.spec
-    last = len(model.model.layers) - 1
+    last = len(model.base_model.layers) - 1
     layers = (EMBEDDING, 0, last)
     with torch.inference_mode():
-        found = model.model(TOKENS, use_cache=False, output_hidden_states=True)
+        found = model.base_model(TOKENS, use_cache=False, output_hidden_states=True)
         with record_states(model, layers) as states:
-            model.model(TOKENS, use_cache=False)
+            model.base_model(TOKENS, use_cache=False)
         assert list(states.by_layer) == list(layers)
         for layer in layers:
             expected = found.hidden_states[layer + 1]  # transformers counts the embeddings as 0
@@ -82,7 +82,7 @@ def test_states_are_normed_as_the_next_layer_sees_them(tiny: TinyFactory, name: 
             if layer != last and spec.norms != "post":
                 expected = model.get_submodule(norm)(expected)
             torch.testing.assert_close(states.by_layer[layer], expected, rtol=1e-5, atol=1e-5)
-        model.model(TOKENS[:, :3], use_cache=False)
+        model.base_model(TOKENS[:, :3], use_cache=False)
     assert states.by_layer[0].shape[1] == TOKENS.shape[1], "nothing is recorded after the block"
 
 

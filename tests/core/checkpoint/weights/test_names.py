@@ -48,6 +48,39 @@ def test_a_base_models_names_beside_a_head(untied: Path) -> None:
     assert_same(untied, expected)
 
 
+@pytest.mark.parametrize("older", ["without a prefix", "embed_out"])
+@pytest.mark.parametrize("name", ["gpt-neox", "gpt-neox-sequential"])
+def test_older_names_of_gpt_neox(tiny: TinyFactory, tmp_path: Path, name: str, older: str) -> None:
+    """Its decoder is `gpt_neox`; Pythia's checkpoints call the head `embed_out`."""
+    folder = shutil.copytree(tiny(name).folder, tmp_path / "model")
+    source = tiny(name).checkpoint
+    expected = {one: source.tensor(one) for one in source.shapes}
+    if older == "embed_out":
+        stored = {one.replace("lm_head.", "embed_out."): it for one, it in expected.items()}
+        mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+        stored |= {"gpt_neox.layers.0.attention.bias": mask}
+        stored |= {"gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9)}
+        stored |= {"gpt_neox.layers.0.attention.rotary_emb.inv_freq": torch.ones(2)}
+    else:
+        stored = {one.removeprefix("gpt_neox."): it for one, it in expected.items()}
+    store(folder, stored)
+    assert_same(folder, expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_biases_that_the_model_lacks(tiny: TinyFactory, tmp_path: Path, value: float) -> None:
+    """Biases of zeros, such as Cohere 2's norms may have in their files, change nothing."""
+    folder = shutil.copytree(tiny("cohere").folder, tmp_path / "model")
+    expected = tensors_of(folder)
+    extra = {"model.layers.1.input_layernorm.bias": torch.full((64,), value)}
+    store(folder, expected | extra)
+    if value:
+        with pytest.raises(BadCheckpoint, match=r"1 tensors that do not fit .*input_layernorm"):
+            open_checkpoint(folder)
+    else:
+        assert_same(folder, expected)
+
+
 def test_a_base_models_names_in_shards(untied: Path) -> None:
     expected = tensors_of(untied)
     names = sorted(expected)

@@ -35,6 +35,7 @@ FAMILIES = [
     *(
         "apertus",
         "arcee",
+        "cohere2",
         "exaone4",
         "falcon-h1",
         "falcon-h1-norm",
@@ -42,12 +43,14 @@ FAMILIES = [
         "gemma4",
         "gemma4-dense",
         "glm4",
+        "gpt-neox",
         "granite-hybrid",
         "granite-swa",
         "hunyuan",
         "lfm2",
         "ministral3",
         "nemotron-h",
+        "phi",
         "qwen3.5",
         "stablelm-parallel",
         "starcoder2",
@@ -62,7 +65,8 @@ TWO: dict[str, Any] = {"num_hidden_layers": 2}
 LAYERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma2", "llama-untied", "olmo2", "phi3-partial", "qwen3", "apertus"), TWO),
     **dict.fromkeys(("arcee", "glm4", "hunyuan", "ministral3"), TWO),
-    **dict.fromkeys(("stablelm-parallel", "starcoder2"), TWO),
+    **dict.fromkeys(("gpt-neox", "phi", "stablelm-parallel", "starcoder2"), TWO),
+    "cohere2": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "gemma3": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "gemma3n": {
         "num_hidden_layers": 3,
