@@ -11,7 +11,6 @@ class Architecture(NamedTuple):
     names: parts of a layer (`attn_q_norm`), or its tensors (`ssm_dt.bias`), with another name in
         Hugging Face's checkpoints than elsewhere.
     top: the same for tensors outside layers.
-    stacks: tensors outside layers that hold several of Hugging Face's, and the names of those.
     joined: tensors that are a part of one in Hugging Face's checkpoints, and which one of two.
     permuted: the rows of queries and keys are in the order of a rotation of neighbors.
     experts_by_input: Hugging Face has experts as [experts, inputs, outputs], where rows of gate
@@ -29,12 +28,12 @@ class Architecture(NamedTuple):
     constants: arrays of metadata that are tensors of layers in Hugging Face's checkpoints, with
         the tensors' names and shapes.
     by_transformers: whether transformers itself reads such files.
+    stacks: tensors outside layers that hold several of Hugging Face's, and the names of those.
     """
 
     model_type: str
     names: Mapping[str, str] = {}
     top: Mapping[str, str] = {}
-    stacks: Mapping[str, str] = {}
     joined: Mapping[str, tuple[str, int]] = {}
     permuted: bool = False
     experts_by_input: bool = False
@@ -49,3 +48,4 @@ class Architecture(NamedTuple):
     fields: Mapping[str, Any] = {}
     constants: Mapping[str, tuple[str, tuple[int, ...]]] = {}
     by_transformers: bool = False
+    stacks: Mapping[str, str] = {}
