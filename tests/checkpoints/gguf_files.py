@@ -28,7 +28,7 @@ KINDS = {
 }
 # What llama.cpp keeps in fp32 besides vectors.
 _FP32 = ("shortconv.conv", "ssm_conv1d", "ssm_a", "ssm_d", "ssm_norm", "ffn_gate_inp", "_exps.bias")
-_FP32 += ("altup_correct", "altup_predict", "altup_router")
+_SMALL = ("altup_correct", "altup_predict", "altup_router")
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
@@ -135,6 +135,7 @@ def write_gguf(
     state = {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
     for name, values in stacks(state, config).items():
         stored = names.get_name(f"model.{name}", try_suffixes=(".weight",))
+        assert stored, name
         _add(writer, stored, values, KINDS[kind])
     for name, tensor in state.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -232,7 +233,7 @@ def _add(
     kind: gguf.GGMLQuantizationType,
 ) -> None:
     values = np.ascontiguousarray(values, np.float32)
-    if values.ndim == 1 or any(part in name for part in _FP32):
+    if values.ndim == 1 or any(part in name for part in (*_FP32, *_SMALL)):
         kind = gguf.GGMLQuantizationType.F32
     writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 

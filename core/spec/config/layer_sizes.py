@@ -14,12 +14,11 @@ from edgelm.spec.config.config_fields import Fields
 from edgelm.spec.config.mixer_fields import listed_sizes
 from edgelm.spec.decoder import LayerSpec
 from edgelm.spec.families.family import Family
-from edgelm.spec.layers.altup import AltUp
+from edgelm.spec.layers.altup import MAX_STREAMS, AltUp
 from edgelm.spec.layers.per_layer_inputs import PerLayerInputs
 
 _SIZES = ("head_dim", "num_key_value_heads")
 _SPARSE_LAYERS, _SPARSITY = 10, 0.95
-_MAX_STREAMS = 64
 Sizes = dict[str, int | None]
 
 
@@ -184,7 +183,7 @@ def altup(fields: Fields, family: Family) -> AltUp | None:
     """
     if not family.altup:
         return None
-    streams = fields.integer("altup_num_inputs", least=2, most=_MAX_STREAMS)
+    streams = fields.integer("altup_num_inputs", least=2, most=MAX_STREAMS)
     if streams is None:
         raise fields.wrong("altup_num_inputs", "an integer of at least 2")
     active = fields.integer("altup_active_idx", least=0, most=streams - 1)

@@ -173,7 +173,7 @@ def listed_sizes(fields: Fields, name: str) -> list[int]:
     """The entries of a list of sizes, one for every layer.
 
     Raises:
-        BadCheckpoint: a list of the wrong length, or an entry that is no size.
+        BadCheckpoint: a list of the wrong length, or an entry that is not a size.
     """
     sizes = fields.each_layer(name, fields.required("num_hidden_layers", most=MAX_LAYERS))
     named = {str(at): size for at, size in enumerate(sizes or [])}

@@ -1,8 +1,12 @@
 """Several residual streams, which every layer predicts and corrects."""
 
+from typing import Annotated
+
 import msgspec
 
 from edgelm.spec.layers.mixers import Shapes
+
+MAX_STREAMS = 64
 
 
 class AltUp(msgspec.Struct, frozen=True):
@@ -14,7 +18,7 @@ class AltUp(msgspec.Struct, frozen=True):
     projections of the other streams and the first one are averaged.
     """
 
-    streams: int
+    streams: Annotated[int, msgspec.Meta(ge=2, le=MAX_STREAMS)]
     active: int = 0
     scales_output: bool = True
     """The corrected active stream is scaled by a vector before it meets the per-layer inputs."""

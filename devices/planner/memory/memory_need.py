@@ -26,6 +26,8 @@ def workspace_bytes(
     rows = min(chunk, context)
     widest = spec.mixer_width + 4 * spec.hidden_size + 3 * spec.mlp_width
     widest += 3 * spec.per_layer_width  # those of all layers, normed and summed
+    if spec.altup is not None:  # the streams before a layer and behind it
+        widest += 2 * spec.altup.streams * spec.hidden_size
     widths = [spec.heads(layer).kv_size for layer in spec.layers if layer.attends]
     elements = context * max(widths) if kv in EIGHT_BIT_KV else 0  # of keys, and of values
     if engine != "onnxruntime":

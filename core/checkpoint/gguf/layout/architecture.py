@@ -30,6 +30,7 @@ class Architecture(NamedTuple):
     constants: arrays of metadata that are tensors of layers in Hugging Face's checkpoints, with
         the tensors' names and shapes.
     by_transformers: whether transformers itself reads such files.
+    stacks: tensors outside layers that hold several of Hugging Face's, and the names of those.
     """
 
     model_type: str
@@ -51,3 +52,4 @@ class Architecture(NamedTuple):
     fields: Mapping[str, Any] = {}
     constants: Mapping[str, tuple[str, tuple[int, ...]]] = {}
     by_transformers: bool = False
+    stacks: Mapping[str, str] = {}

@@ -169,11 +169,18 @@ def test_quantized_weights_compile(
     assert compile_engine(job(tmp_path, contract, 80, 120), lambda _: None).content.nbytes > 1000
 
 
-@pytest.mark.parametrize("precision", [Int8(group_size=0), Int4(group_size=32, symmetric=True)])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("gemma4", Int8(group_size=0)),
+        ("gemma4", Int4(group_size=32, symmetric=True)),
+        pytest.param("gemma3n", Int4(group_size=32, symmetric=True), marks=pytest.mark.slow),
+    ],
+)
 def test_a_quantized_table_for_every_layer_compiles(
-    precision: WeightPrecision, tiny: TinyFactory, tmp_path: Path
+    name: str, precision: WeightPrecision, tiny: TinyFactory, tmp_path: Path
 ) -> None:
-    contract = graph(tiny, tmp_path, "gemma4", precision=precision)
+    contract = graph(tiny, tmp_path, name, precision=precision)
     assert compile_engine(job(tmp_path, contract, 89), lambda _: None).content.nbytes > 1000
 
 
