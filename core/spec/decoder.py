@@ -354,8 +354,9 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
         from edgelm.spec.vector_counts import layer_vectors, shared_vectors  # which read a decoder
 
-        own = sum(count * layer_vectors(self, layer) for layer, count in self._kinds.items())
-        return own + shared_vectors(self)
+        decoder: Any = self  # mypy knows this file under two names
+        own = [count * layer_vectors(decoder, layer) for layer, count in self._kinds.items()]
+        return sum(own) + shared_vectors(decoder)
 
     @property
     def parameters(self) -> int:

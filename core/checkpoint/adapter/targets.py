@@ -35,15 +35,12 @@ class Targets(NamedTuple):
             BadCheckpoint: one of them is neither a list of names (or of layers) nor a single one.
         """
         modules, excluded = config.get("target_modules"), config.get("exclude_modules")
-        layers = config.get("layers_to_transform")
-        if isinstance(layers, int) and not isinstance(layers, bool):
-            layers = [layers]
-        whole = layers is None or (
-            isinstance(layers, list)
-            and all(isinstance(one, int) and not isinstance(one, bool) for one in layers)
-        )
-        if not whole:
-            raise wrong("layers_to_transform", layers, "numbers of layers")
+        stored = config.get("layers_to_transform")
+        layers: list[Any] = stored if isinstance(stored, list) else [stored]
+        if stored is None:
+            layers = []
+        if not all(isinstance(one, int) and not isinstance(one, bool) for one in layers):
+            raise wrong("layers_to_transform", stored, "numbers of layers")
         return cls(
             None if isinstance(modules, str) else _names("target_modules", modules, wrong),
             () if isinstance(excluded, str) else _names("exclude_modules", excluded, wrong) or (),

@@ -91,8 +91,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("model", ["llama3-rope", "llama-untied", "phi3"])
+@pytest.mark.parametrize(
+    ("model", "variant"),
+    [
+        *(
+            (model, variant)
+            for model in ("llama3-rope", "llama-untied", "phi3")
+            for variant in VARIANTS
+        ),
+        *(("gpt-neox", variant) for variant in ("lora", "head", "biases")),
+        *(("phi", variant) for variant in ("lora", "head", "biases")),
+    ],
+)
 def test_logits_are_those_of_peft(
     tiny: TinyFactory, tmp_path: Path, model: str, variant: str
 ) -> None:
