@@ -267,37 +267,37 @@ def kernels_of(engine: str) -> Kernels:
 
 
 def check_shape(spec: DecoderSpec, engine: str) -> None:
-    """Raise BadInput for a decoder that the engine's kernels or sessions cannot run."""
+    """Raise BadInput for a decoder that the engine's kernels or sessions cannot run.
+
+    The message names the engines that can.
+    """
+    if (reason := _why_not(spec, engine)) is None:
+        return
+    able = [_NAMES.get(name, name) for name in KERNELS if _why_not(spec, name) is None]
+    others = f"{' and '.join(able)} can (edge-devices list)" if able else "no other engine can"
+    raise BadInput(f"{engine} cannot run this {spec.family}: {reason}; {others}")
+
+
+_NAMES = {"onnxruntime": "onnxruntime (--target cpu)"}
+
+
+def _why_not(spec: DecoderSpec, engine: str) -> str | None:
+    """Why an engine cannot run a decoder; None if it can."""
     rules = kernels_of(engine)
     if not spec.has_head and not rules.has_zero_points:
-        raise BadInput(
-            f"{engine} cannot run embedding models yet; onnxruntime (--target cpu) and "
-            "onnxruntime-cuda can"
-        )
+        return "it is an embedding model, and the engine's sessions return logits only"
     if engine == "onnxruntime-cuda" and spec.is_hybrid:
-        raise BadInput(
-            f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "
-            "values only, not the states of other layers; onnxruntime (--target cpu) and "
-            "TensorRT can"
-        )
+        return "its sessions hold keys and values only, not the states of other layers"
     if engine == "onnxruntime-cuda" and spec.has_layer_heads:
-        raise BadInput(
-            f"onnxruntime-cuda cannot run this {spec.family} yet: its sessions hold keys and "
-            "values of one shape for every layer; onnxruntime (--target cpu) and TensorRT can"
-        )
+        return "its sessions hold keys and values of one shape for every layer"
     if spec.mixtures and not rules.has_zero_points:
-        raise BadInput(
-            f"{engine} cannot run this {spec.family}: TensorRT has no operator for a mixture of "
-            "experts, and without one every token would read all experts; choose a target with "
-            "onnxruntime or onnxruntime-cuda (edge-devices list)"
+        return (
+            "TensorRT has no operator for a mixture of experts, and without one every token would "
+            "read all experts"
         )
-    wrong = list(dict.fromkeys(_wrong_heads(spec, rules)))
-    if wrong:
-        raise BadInput(
-            f"{rules.engine}'s attention kernel does not support {' and '.join(wrong)}: this "
-            f"{spec.family} cannot run with {engine}; choose a target whose engine is TensorRT "
-            "(edge-devices list), or a model with other heads"
-        )
+    if wrong := list(dict.fromkeys(_wrong_heads(spec, rules))):
+        return f"{rules.engine}'s attention kernel does not support {' and '.join(wrong)}"
+    return None
 
 
 def _wrong_heads(spec: DecoderSpec, rules: Kernels) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from edgelm.bundle.records.behavior import Behavior
-from edgelm.bundle.records.gates import Figures
+from edgelm.bundle.records.gates import Figures, ratio_text
 from edgelm.quantize.precision import WeightPrecision, describe
 
 Progress = Callable[[str], None]
@@ -32,10 +32,10 @@ def figures_text(figures: Figures) -> str:
     kl = "" if figures.kl_error is None else f" ± {figures.kl_error:.4f}"
     top1 = "" if figures.top1_error is None else f" ± {100 * figures.top1_error:.1f}"
     error = figures.perplexity_ratio_error
-    ratio = "" if error is None else f" ± {error:.3f}"
+    ratio = "" if error is None else f" ± {error:.3f}" if error < 1e6 else f" ± {error:.1e}"
     return (
         f"KL {figures.kl:.4f}{kl}, top-1 {figures.top1:.1%}{top1}, perplexity "
-        f"×{figures.perplexity_ratio:.3f}{ratio}"
+        f"{ratio_text(figures.perplexity_ratio)}{ratio}"
     )
 
 

@@ -11,6 +11,7 @@ from edgelm.bench.report.selection import (
     typical_prompt,
 )
 from edgelm.bench.report.statistics import outliers
+from edgelm.bundle.records.gates import ratio_text
 from edgelm.page.page import Statement
 from edgelm.planning import Estimate, short
 
@@ -150,7 +151,7 @@ def _quality(report: Report, own: list[Result]) -> Statement:
     reason = (
         f"Quality gate of the {gate.gate_class} class, at export: KL {figures.kl:.3g} (limit "
         f"{limit.max_kl:g}), top-1 {figures.top1:.1%} (at least {limit.min_top1:.1%}), perplexity "
-        f"×{figures.perplexity_ratio:.3f} (limit ×{limit.max_perplexity_ratio:g}). {here}"
+        f"{ratio_text(figures.perplexity_ratio)} (limit ×{limit.max_perplexity_ratio:g}). {here}"
     )
     return Statement(question, "Yes." if gate.passed else "No.", reason.strip(), gate.passed)
 

@@ -10,7 +10,7 @@ import torch
 
 from edgelm.bundle import FileEntry
 from edgelm.bundle.records.adapters import AdapterGate, AdapterRecord
-from edgelm.bundle.records.gates import Threshold, passes
+from edgelm.bundle.records.gates import Threshold, passes, ratio_text
 from edgelm.checkpoint.adapter.merge import merged
 from edgelm.errors import GateFailed
 from edgelm.export.adapters.switchable import SwitchableAdapter
@@ -73,8 +73,8 @@ def check_adapters(
 
 def _text(gate: AdapterGate) -> str:
     effect = "no effect" if gate.effect is None else f"effect {gate.effect:.3f}"
-    figures = f"KL {gate.kl:.4f}, top-1 {gate.top1:.1%}, perplexity ×{gate.perplexity_ratio:.3f}"
-    return f"{figures}, {effect}"
+    ratio = ratio_text(gate.perplexity_ratio)
+    return f"KL {gate.kl:.4f}, top-1 {gate.top1:.1%}, perplexity {ratio}, {effect}"
 
 
 def _gate(

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgelm.bundle import Manifest
 from edgelm.bundle.records.adapters import AdapterRecord
 from edgelm.bundle.records.embedding import EmbeddingRecord
+from edgelm.bundle.records.gates import Figures, ratio_text
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.cli import format_bytes
 from edgelm.quantize.precision import describe
@@ -84,8 +85,7 @@ def card(manifest: Manifest) -> str:
             f"| gate ({gate.gate_class}) | {verdict} |",
             f"| KL to the source | {figures.kl:.4f}{_error(figures.kl_error, 4)} nats per token |",
             f"| same top token | {figures.top1:.1%}{_points(figures.top1_error)} |",
-            f"| perplexity | {figures.perplexity:.2f}, ×{figures.perplexity_ratio:.3f}"
-            f"{_error(figures.perplexity_ratio_error, 3)} |",
+            f"| perplexity | {_perplexity(figures)} |",
             f"| measured on | {figures.tokens:,} tokens of {gate.text}, through the cache |",
         ]
         if gate.behavior is not None:
@@ -162,6 +162,14 @@ def with_section(text: str, title: str, body: str) -> str:
     _, following, after = rest.partition("\n## ") if heading else ("", "", "")
     kept = start + following + after
     return kept if not body else f"{kept.rstrip()}\n\n## {title}\n\n{body}\n"
+
+
+def _perplexity(figures: Figures) -> str:
+    """Of a broken graph, whose perplexity has hundreds of digits, as powers of ten."""
+    if max(figures.perplexity, figures.perplexity_ratio) >= 1e6:
+        return f"{figures.perplexity:.1e}, {ratio_text(figures.perplexity_ratio)}"
+    error = _error(figures.perplexity_ratio_error, 3)
+    return f"{figures.perplexity:.2f}, {ratio_text(figures.perplexity_ratio)}{error}"
 
 
 def _error(error: float | None, digits: int) -> str:

@@ -7,6 +7,13 @@ import torch
 from edgelm.bundle.records.gates import Figures
 from edgelm.errors import BadCheckpoint, GateFailed
 
+_MAX_LOSS = 600.0  # nats; e to this power leaves room for the standard error
+
+
+def exponential(nats: float) -> float:
+    """`exp`, finite for any loss: JSON has no infinity, and a broken graph loses thousands."""
+    return math.exp(max(-_MAX_LOSS, min(nats, _MAX_LOSS)))
+
 
 class Distance:
     """Sums over rows of logits; `figures` turns the sums into means."""
@@ -65,17 +72,17 @@ class Distance:
         gap_error = math.sqrt(
             max(0.0, self.loss_gap_squares / self.targets - gap**2) / self.targets
         )
-        ratio = float(torch.tensor(gap).exp())
+        ratio = exponential(gap)
         return Figures(
             # Rounding can leave the KL of identical models just below zero.
             kl=max(0.0, mean),
             top1=top1,
             perplexity_ratio=ratio,
-            perplexity=float(torch.tensor(loss).exp()),
+            perplexity=exponential(loss),
             tokens=self.rows,
             kl_error=self._standard_error(self.kl_squares / self.rows - mean**2),
             top1_error=self._standard_error(top1 * (1 - top1)),
-            perplexity_ratio_error=ratio * gap_error if math.isfinite(ratio) else None,
+            perplexity_ratio_error=ratio * gap_error,
         )
 
     def _standard_error(self, variance: float) -> float:

@@ -59,13 +59,35 @@ _DOCUMENTS = _Attempt(
     {"documents": [{"title": "Sky", "text": "Air scatters blue light."}]},
     "documents",
 )
-_ALL = _Attempt(
-    "a system message with tools and documents",
-    _SYSTEM.messages,
-    {**_TOOLS.arguments, **_DOCUMENTS.arguments},
-    "a system message, tools and documents",
+# What Qwen 3, Granite and gpt-oss call how much a model thinks before it answers.
+_THINKING: dict[str, Any] = {
+    "enable_thinking": False,
+    "thinking": False,
+    "reasoning_effort": "low",
+}
+_THOUGHT = _Attempt(
+    "a message with " + ", ".join(_THINKING),
+    (_USER,),
+    _THINKING,
+    "an argument for thinking (" + ", ".join(_THINKING) + ")",
 )
-_ATTEMPTS = (_PLAIN, _SYSTEM, _TURNS, _TOOLS, _DOCUMENTS, _ALL)
+_FOUR = _Attempt(
+    "four messages, the first of them the system's",
+    (*_SYSTEM.messages, *_TURNS.messages[1:]),
+    needs="at least four messages",
+)
+_FIVE = _Attempt(
+    "five messages",
+    (*_TURNS.messages, *_TURNS.messages[1:]),
+    needs="at least four messages",
+)
+_ALL = _Attempt(
+    "a system message with tools, documents and these arguments",
+    _SYSTEM.messages,
+    {**_TOOLS.arguments, **_DOCUMENTS.arguments, **_THINKING},
+    "a system message, tools, documents and an argument for thinking",
+)
+_ATTEMPTS = (_PLAIN, _SYSTEM, _TURNS, _TOOLS, _DOCUMENTS, _THOUGHT, _FOUR, _FIVE, _ALL)
 
 
 def check_chat(checkpoint: Checkpoint, bundle: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Group sizes by engine; what an 8-bit cache costs with ONNX Runtime on CUDA, said beforehand."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -11,7 +12,8 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Int4, Int8
-from edgelm.spec.decoder import LayerSpec, Rope
+from edgelm.spec.decoder import DecoderSpec, LayerSpec, Rope
+from tests.checkpoints.models import TINY, tiny_config
 from tests.conftest import TinyFactory
 from tests.core.spec.test_decoder import spec_of
 
@@ -26,10 +28,28 @@ def notes(engine: str = CUDA, kv: Any = "int8", **config: Any) -> tuple[str, ...
 def test_hybrids_are_refused_where_sessions_hold_rows_only(tiny: TinyFactory) -> None:
     for name in ("lfm2", "qwen3.5"):
         spec = tiny(name).checkpoint.spec
-        with pytest.raises(BadInput, match=r"onnxruntime-cuda cannot run this .* TensorRT can"):
+        with pytest.raises(BadInput, match=r"onnxruntime-cuda cannot run this .* tensorrt-rtx can"):
             check_shape(spec, "onnxruntime-cuda")
         for engine in ("onnxruntime", "tensorrt", "tensorrt-10.3", "tensorrt-rtx"):
             check_shape(msgspec.structs.replace(spec, head_dim=64), engine)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_refusal_names_engines_that_can(name: str) -> None:
+    """Whatever the reason is, and only those; in one sentence."""
+    spec = DecoderSpec.from_hf(tiny_config(name).to_dict())
+    for shape in (spec, msgspec.structs.replace(spec, has_head=False)):
+        refused = {}
+        for engine in KERNELS:
+            try:
+                check_shape(shape, engine)
+            except BadInput as error:
+                refused[engine] = str(error)
+        for engine, message in refused.items():
+            head, _, others = message.partition("; ")
+            assert head.startswith(f"{engine} cannot run this {spec.family}: ")
+            named = set(re.findall(r"[a-z-]+", others)) & KERNELS.keys()
+            assert named == KERNELS.keys() - refused.keys()
 
 
 def test_int4_without_a_group_size_is_in_the_engines() -> None:

@@ -80,6 +80,11 @@ _MODELS: dict[str, dict[str, Any]] = {
         "intermediate_size": 4096,
         "final_logit_softcapping": 30.0,
     },
+    "cohere": {},
+    "cohere2": {"attention_bias": False, "sliding_window": 64},
+    "phi": {"num_key_value_heads": 4, "intermediate_size": 256},  # as its converter assumes
+    "gpt-neox": {},
+    "gpt-neox-sequential": {"attention_bias": True, "tie_word_embeddings": False},
     "gemma4": {"final_logit_softcapping": 30.0},  # which llama.cpp computes with if there is no key
     "gemma4-dense": {},
     "qwen3-moe": {"mlp_only_layers": []},
@@ -117,7 +122,7 @@ def _save(name: str, folder: Path) -> None:
     soften_attention(model)
     decide_clearly(model)
     with torch.no_grad():
-        for parameter in model.model.layers.parameters():
+        for parameter in model.base_model.layers.parameters():
             if parameter.ndim > 1:
                 parameter *= 0.3  # else a rounding error grows tenfold on its way
     model.save_pretrained(folder)
@@ -134,6 +139,11 @@ def _write_published_config(name: str, folder: Path) -> None:
         config["layer_types"] = [_OLDER_KINDS[kind] for kind in config["layer_types"]]
         config.pop("layers_block_type", None)
         config["num_experts_per_tok"] *= bool(config["num_local_experts"])
+    if name == "cohere2":
+        config["rotary_pct"] = 1.0
+    if name.startswith("gpt-neox"):
+        rope = config["rope_parameters"]
+        config |= {"rotary_pct": rope["partial_rotary_factor"], "rope_theta": rope["rope_theta"]}
     if name == "nemotron-h":
         kinds = config.pop("layers_block_type", None) or config.pop("layer_types")
         config["hybrid_override_pattern"] = "".join(_LETTERS[kind] for kind in kinds)

@@ -101,7 +101,10 @@ def read_lora(folder: Path) -> Lora:
     for stored, tensor in read_header(folder / WEIGHTS).items():
         if tensor.dtype not in _TYPES:
             raise _wrong(tensor, f"is stored as {tensor.dtype}, expected {' or '.join(_TYPES)}")
-        name = canonical_text_name(_PREFIX.sub("", stored))
+        bare = _PREFIX.sub("", stored)
+        name = canonical_text_name(bare)
+        if (one := _FACTOR.match(bare)) is not None:
+            _check_target(folder, settings, _WRAPPED.sub("", f"{one[1]}.").rstrip("."))
         if match := _FACTOR.match(name):
             parts.setdefault(match[1], {})[f"{match[2] or ''}{match[3]}"] = tensor
         elif match := _MAGNITUDE.match(name):
@@ -117,6 +120,16 @@ def read_lora(folder: Path) -> Lora:
         module = _WRAPPED.sub("", f"{module}.").rstrip(".")
         factors[f"{module}.weight"] = _factors(folder, settings, module, found)
     return Lora(folder, settings, factors, replaced)
+
+
+def _check_target(folder: Path, settings: LoraSettings, module: str) -> None:
+    targets = settings.targets
+    if (field := targets.why_not(module)) is not None:
+        raise BadCheckpoint(
+            f"{folder / WEIGHTS} has factors of {shown(module)}, which {field} in "
+            "adapter_config.json leaves out: peft would not apply them; remove them, or correct "
+            f"{field}"
+        )
 
 
 def values(stored: StoredTensor) -> "torch.Tensor":

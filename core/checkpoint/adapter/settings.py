@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgelm.checkpoint.adapter.patterns import ModulePatterns
+from edgelm.checkpoint.adapter.targets import Targets
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import read_json_object, shown
 
@@ -39,6 +41,7 @@ class LoraSettings:
     rslora: the scale is alpha over the square root of the rank (arXiv 2312.03732).
     dora: every module has a magnitude, too (arXiv 2402.09353).
     base: the model that it was trained on, as PEFT knew it.
+    targets: the modules that it applies to.
     """
 
     rank: int
@@ -48,6 +51,7 @@ class LoraSettings:
     rslora: bool
     dora: bool
     base: str
+    targets: Targets
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's factors."""
@@ -98,6 +102,7 @@ def read_settings(folder: Path) -> LoraSettings:
         rslora=_flag(folder, config, "use_rslora"),
         dora=_flag(folder, config, "use_dora"),
         base=str(config.get("base_model_name_or_path") or ""),
+        targets=Targets.read(config, partial(_wrong, folder)),
     )
 
 

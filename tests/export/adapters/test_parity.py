@@ -40,13 +40,17 @@ OTHERS = [
     "stablelm",
     "stablelm-parallel",
     "starcoder2",
+    "cohere2",
+    "gpt-neox",
+    "phi",
     "llama",
 ]
 
 
 def adapters_of(folder: Path, model: str) -> dict[str, Any]:
     """Two adapters of different ranks and modules, as peft runs them."""
-    names = ["q_proj", "v_proj"] if model != "phi3" else ["qkv_proj"]
+    fused = {"phi3": ["qkv_proj"], "gpt-neox": ["query_key_value"]}
+    names = fused.get(model, ["q_proj", "v_proj"])
     return {
         "all": peft_adapter(folder / "all", model, **EVERY.get(model, {})),
         "few": peft_adapter(

@@ -2,12 +2,14 @@
 
 import math
 
+import msgspec
 import pytest
 import torch
 
 from edgelm.bundle.records.gates import Figures
 from edgelm.errors import BadCheckpoint, GateFailed
 from edgelm.export.gate.divergence import Distance
+from edgelm.export.progress import figures_text
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,22 @@ def test_logits_that_are_no_numbers_are_errors(
         figures_of(source, broken, targets)
     with pytest.raises(BadCheckpoint, match="source computes NaN or infinity"):
         figures_of(broken, other, targets)
+
+
+@pytest.mark.parametrize("size", [100.0, 1e5])
+def test_a_loss_beyond_the_range_of_floats_stays_finite(size: float) -> None:
+    """JSON has no infinity; e to the 89 is beyond fp32, and to the 710 beyond fp64."""
+    source = torch.zeros(6, 8)
+    source[:, 1] = 5.0
+    targets = torch.ones(6, dtype=torch.long)
+    other = torch.zeros(6, 8)
+    other[:, 2] = size
+    found = figures_of(source, other, targets)
+    assert found.perplexity_ratio > 1e40
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Figures) == found
+    assert len(figures_text(found)) < 100
+    back = figures_of(other, source, targets)
+    assert 0 < back.perplexity_ratio < 1e-40
 
 
 def test_the_error_of_the_perplexity_ratio_is_that_of_the_losses() -> None:

@@ -20,6 +20,9 @@ NEEDS_SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('be told
 ONE = "{% if messages | selectattr('role', 'equalto', 'assistant') | list %}{{ 1 / 0 }}{% endif %}"
 NEEDS_TOOLS = "{% if not tools %}{{ raise_exception('no tools') }}{% endif %}{{ tools[0].type }}"
 NEEDS_DOCUMENTS = "{{ documents[0].title.strip() }}"
+NEEDS_THINKING = "{% if enable_thinking is undefined %}{{ raise_exception('think?') }}{% endif %}"
+NEEDS_EFFORT = "{{ reasoning_effort.upper() }}"
+NEEDS_FOUR = "{% if messages | length < 4 %}{{ raise_exception('too short') }}{% endif %}"
 BOS = "{% if bos_token != '<s>' %}{{ raise_exception('no bos') }}{% endif %}"
 DATED = "{{ strftime_now('%Y') }}{{ date_string if date_string is defined else 'today' }}"
 
@@ -43,6 +46,11 @@ def test_usual_templates(tiny: TinyFactory, tmp_path: Path, template: str) -> No
         (NEEDS_SYSTEM + EACH, ["needs a system message in every conversation: .*be told"]),
         (NEEDS_TOOLS + EACH, ["needs tools in every conversation: .*no tools"]),
         (NEEDS_DOCUMENTS + EACH, ["needs documents in every conversation: "]),
+        (NEEDS_THINKING + EACH, [r"needs an argument for thinking \(enable_thinking.*: .*think\?"]),
+        (NEEDS_EFFORT + EACH, [r"needs an argument for thinking \(.*reasoning_effort"]),
+        (NEEDS_FOUR + EACH, ["needs at least four messages in every conversation: .*too short"]),
+        (NO_SYSTEM + NEEDS_FOUR + EACH, ["needs at least four messages in every conversation"]),
+        (NEEDS_THINKING + NEEDS_SYSTEM + EACH, ["needs a system message, .* for thinking"]),
         (ONE + EACH, ["takes only one question: .*division by zero"]),
         (NO_SYSTEM + ONE + EACH, ["takes no system message", "takes only one question"]),
         ("<user><assistant>", ["writes prompts without the user's message"]),
@@ -52,7 +60,11 @@ def test_usual_templates(tiny: TinyFactory, tmp_path: Path, template: str) -> No
             ["needs a system message .*the prompt is empty", "without the user's message"],
         ),
     ],
-    ids=["no-system", "system", "tools", "documents", "one", "two", "nothing-of-it", "system-only"],
+    ids=[
+        *("no-system", "system", "tools", "documents", "thinking", "effort", "four"),
+        *("four-without-system", "thinking-and-system"),
+        *("one", "two", "nothing-of-it", "system-only"),
+    ],
 )
 def test_conversations_that_a_template_does_not_take(
     tiny: TinyFactory, tmp_path: Path, template: str, expected: list[str]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from edgelm.checkpoint.adapter.lora import read_lora
 from edgelm.checkpoint.adapter.merge import merged
@@ -90,8 +91,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("model", ["llama3-rope", "llama-untied", "phi3"])
+@pytest.mark.parametrize(
+    ("model", "variant"),
+    [
+        *(
+            (model, variant)
+            for model in ("llama3-rope", "llama-untied", "phi3")
+            for variant in VARIANTS
+        ),
+        *(("gpt-neox", variant) for variant in ("lora", "head", "biases")),
+        *(("phi", variant) for variant in ("lora", "head", "biases")),
+    ],
+)
 def test_logits_are_those_of_peft(
     tiny: TinyFactory, tmp_path: Path, model: str, variant: str
 ) -> None:
@@ -124,6 +135,68 @@ def test_adapters_whose_base_peft_changes(tiny: TinyFactory, tmp_path: Path, sta
     assert not torch.allclose(adapted.state_dict()[name], own)
     with pytest.raises(BadCheckpoint, match=f"init_lora_weights is '{start}'"):
         read_lora(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"target_modules": ["down_proj"], "layers_to_transform": [0, 2]}, "layers_to_transform"),
+        ({"target_modules": ["down_proj"], "layers_to_transform": 0}, "layers_to_transform"),
+        ({"target_modules": ["q_proj", "up_proj"]}, "target_modules"),
+        ({"target_modules": ["proj"]}, "target_modules"),
+        ({"target_modules": ["down_proj"], "exclude_modules": ["1.mlp.down_proj"]}, "exclude_mod"),
+        (
+            {
+                "target_modules": ["down_proj"],
+                "layers_to_transform": [1],
+                "layers_pattern": ["blocks"],
+            },
+            "layers_to_transform",
+        ),
+        ({"target_modules": ["down_proj"], "layers_to_transform": [1]}, None),
+        ({"target_modules": [MODULE], "layers_to_transform": [0]}, None),
+        (
+            {
+                "target_modules": ["down_proj"],
+                "layers_to_transform": [1],
+                "layers_pattern": "layers",
+            },
+            None,
+        ),
+        ({"target_modules": ".*down_proj"}, None),
+    ],
+)
+def test_factors_of_modules_that_are_no_targets(
+    tiny: TinyFactory, tmp_path: Path, config: dict[str, Any], field: str | None
+) -> None:
+    """They would change the model here, and PEFT leaves them out."""
+    checkpoint = tiny("llama").checkpoint
+    folder = save_adapter(tmp_path / "adapter", random_factors(checkpoint, [MODULE]), **config)
+    try:
+        model = PeftModel.from_pretrained(tiny_model("llama"), str(folder))
+    except ValueError:  # no target at all
+        applied = False
+    else:
+        applied = f"base_model.model.{MODULE}.lora_B.default.weight" in model.state_dict()
+    assert applied == (field is None)
+    if field is None:
+        merge(checkpoint, folder)
+    else:
+        with pytest.raises(BadCheckpoint, match=rf"has factors of '{MODULE}', which {field}"):
+            merge(checkpoint, folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"layers_to_transform": "all"}, {"layers_to_transform": [True]}, {"target_modules": 3}],
+)
+def test_targets_of_the_wrong_type(
+    tiny: TinyFactory, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    factors = random_factors(tiny("llama").checkpoint, [MODULE])
+    [field] = config
+    with pytest.raises(BadCheckpoint, match=rf"{field} is .*, expected (numbers|a list)"):
+        read_lora(save_adapter(tmp_path / "adapter", factors, **config))
 
 
 def test_a_magnitude_without_dora(tiny: TinyFactory, tmp_path: Path) -> None:
