@@ -59,7 +59,7 @@ PRIORS: dict[str, Prior] = {
     # (docs/explanation/cost-model.md).
     "unpack": Prior(0.06, 0.15, engine=0.3),
     "layers": Prior(
-        88.0, 0.35, engine=0.2, architecture=0.3, both=0.15, chip=0.2, device=0.4, mixture=0.6
+        88.0, 0.35, engine=0.2, architecture=0.3, both=0.4, chip=0.2, device=0.4, mixture=0.6
     ),
     "prompt_layers": Prior(
         70.0, 0.5, engine=0.15, architecture=0.8, both=0.07, device=0.2, mixture=0.3
