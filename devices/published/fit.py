@@ -51,8 +51,8 @@ class Prior:
 
 
 # Reads come close to the bandwidth everywhere; the cost of a layer depends most on the kernels that
-# an engine has for an architecture, then on the device and mixtures of experts. With these spreads, devices that were left out of the fit are predicted
-# best (docs/explanation/cost-model.md).
+# an engine has for an architecture, then on the device and mixtures of experts. With these spreads,
+# devices that were left out of the fit are predicted best (docs/explanation/cost-model.md).
 PRIORS: dict[str, Prior] = {
     "read": Prior(1.15, 0.1, engine=0.06, architecture=0.01, chip=0.04, device=0.06, mixture=0.1),
     # Nearly every row is in a fast power mode, where reading hides it

@@ -106,8 +106,8 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `attention_parameters` are those of all layers' attention, of which `recurrent_parameters`
     belong to linear attention; 0 where they are not known. `state` is the elements that recurrent
-    layers remember of a sequence. `kept_parameters` are those that NVIDIA's NVFP4 and FP8 checkpoints
-    keep in 16 bits. A `layers` is an attention (or recurrent) and an MLP part, as in
+    layers remember of a sequence. `kept_parameters` are those that NVIDIA's NVFP4 and FP8
+    checkpoints keep in 16 bits. A layer is an attention (or recurrent) and an MLP part, as in
     `DecoderSpec.executed_layers`.
     """
 

@@ -114,6 +114,14 @@ class Ranges(msgspec.Struct, frozen=True):
         """The range of an engine, or of all."""
         return self.widths.get((kind, engine), self.widths.get((kind, ""), math.log(2)))
 
+    def at_least(self, other: "Ranges") -> "Ranges":
+        """These, where the other's are not wider.
+
+        Devices without rows are known no better than those with.
+        """
+        keys = {*self.widths, *other.widths}
+        return Ranges({key: max(self.width(*key), other.width(*key)) for key in sorted(keys)})
+
     def widest(self, kind: str) -> float:
         """The widest range of any engine."""
         widths = [

@@ -193,6 +193,17 @@ def test_an_engine_of_few_rows_has_the_range_of_all() -> None:
     assert enough.widths["decode", "vllm"] == pytest.approx(0.1)
 
 
+def test_ranges_are_at_least_those_of_others() -> None:
+    known = Ranges({("decode", ""): 0.2, ("decode", "vllm"): 0.5, ("prefill", ""): 0.1})
+    new = Ranges({("decode", ""): 0.3, ("decode", "mlc"): 0.1, ("prefill", ""): 0.4})
+    assert new.at_least(known).widths == {
+        ("decode", ""): 0.3,
+        ("decode", "mlc"): 0.2,  # the others' width of any engine
+        ("decode", "vllm"): 0.5,
+        ("prefill", ""): 0.4,
+    }
+
+
 @pytest.mark.parametrize("spread", [0.05, 0.3])
 def test_ranges_hold_what_they_promise_of_new_normal_errors(spread: float) -> None:
     generator = np.random.default_rng(7)
