@@ -50,16 +50,16 @@ class Prior:
     mixture: float = 0.0
 
 
-# Reads come close to the bandwidth everywhere; the cost of a layer depends on the engine, the chip
-# and mixtures of experts. With these spreads, devices that were left out of the fit are predicted
-# best (docs/explanation/cost-model.md).
+# Reads come close to the bandwidth everywhere; the cost of a layer depends most on the kernels that
+# an engine has for an architecture, then on the device and mixtures of experts. With these spreads,
+# devices that were left out of the fit are predicted best (docs/explanation/cost-model.md).
 PRIORS: dict[str, Prior] = {
     "read": Prior(1.15, 0.1, engine=0.06, architecture=0.01, chip=0.04, device=0.06, mixture=0.1),
     # Nearly every row is in a fast power mode, where reading hides it
     # (docs/explanation/cost-model.md).
     "unpack": Prior(0.06, 0.15, engine=0.3),
     "layers": Prior(
-        88.0, 0.35, engine=0.2, architecture=0.3, both=0.15, chip=0.2, device=0.4, mixture=0.6
+        88.0, 0.35, engine=0.2, architecture=0.3, both=0.4, chip=0.2, device=0.4, mixture=0.6
     ),
     "prompt_layers": Prior(
         70.0, 0.5, engine=0.15, architecture=0.8, both=0.07, device=0.2, mixture=0.3

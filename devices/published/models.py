@@ -10,6 +10,7 @@ from edgelm.devices.planner.cost_model.work import Cache, Work
 
 _FILE = Path(__file__).with_name("models.toml")
 _ELEMENT = 2  # bytes per cache element: every published engine here uses 16 bits
+_STATE_ELEMENT = 4
 
 
 class Experts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +29,11 @@ class Recurrent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_heads: int
     value_heads: int
     head_dim: int
+
+    @property
+    def state(self) -> int:
+        """Elements of the states of all layers: a square of the head's width for each head."""
+        return self.layers * self.value_heads * self.head_dim**2
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +97,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             window=self.window,
             attention_parameters=attention,
             recurrent_parameters=recurrence,
+            state=self.recurrent.state if self.recurrent else 0,
         )
 
 
@@ -98,7 +105,10 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A decoder by its totals; embeddings are counted in `parameters` and `active_parameters`.
 
     `attention_parameters` are those of all layers' attention, of which `recurrent_parameters`
-    belong to linear attention; 0 where they are not known.
+    belong to linear attention; 0 where they are not known. `state` is the elements that recurrent
+    layers remember of a sequence. `kept_parameters` are those that NVIDIA's NVFP4 and FP8
+    checkpoints keep in 16 bits. A layer is an attention (or recurrent) and an MLP part, as in
+    `DecoderSpec.executed_layers`.
     """
 
     name: str
@@ -117,6 +127,8 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Window | None = None
     attention_parameters: float = 0.0
     recurrent_parameters: float = 0.0
+    state: float = 0.0
+    kept_parameters: float = 0.0
 
     @property
     def shared_expert_parameters(self) -> float:
@@ -149,6 +161,7 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             experts=experts.count,
             expert_bytes=expert_parameters * linear_bits / 8,
             recurrent_layers=self.recurrent_layers,
+            state_bytes=2 * _STATE_ELEMENT * self.state,  # read, and written again
         )
 
     def _caches(self) -> tuple[Cache, ...]:

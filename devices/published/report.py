@@ -56,12 +56,16 @@ def _device_table(predictions: Sequence[Prediction]) -> str:
             row = one.observation.row
             groups.setdefault((row.engine, row.hardware.family), []).append(one)
     lines = [
-        "| engine | device | n | measured over predicted time, median |",
-        "|---|---|---:|---:|",
+        "| engine | device | n | measured over predicted time, median | median error |",
+        "|---|---|---:|---:|---:|",
     ]
     for (engine, device), ones in sorted(groups.items()):
         ratios = sorted(one.observation.measured_ms / one.predicted_ms for one in ones)
-        lines.append(f"| {engine} | {device} | {len(ones)} | {ratios[len(ratios) // 2]:.2f} |")
+        errors = sorted(one.relative for one in ones)
+        middle = len(ones) // 2
+        lines.append(
+            f"| {engine} | {device} | {len(ones)} | {ratios[middle]:.2f} | {errors[middle]:.1%} |"
+        )
     return "\n".join(lines)
 
 

@@ -38,6 +38,13 @@ COLUMNS = [
 _USUAL_OUTPUT = 128.0
 # TensorRT-Edge-LLM's runtime states the length of all prompts of a batch together.
 _SUMMED = re.compile(r"decode")
+# The protocol of the vLLM rows that include the prompt (Jetson AI Lab, "GenAI benchmarking"): the
+# same 50 random prompts are sent in a run whose result is ignored, and then again.
+_REPEATED_PROMPTS = 50
+# Of the memory, that vLLM has for weights and cache: --gpu-memory-utilization 0.8 counts everything
+# that is in use on a board, also by the system, and activations come off it. On AGX Orin, a 32 B
+# model's prompts would fit in 0.8 of the memory and need 0.72; its rates show that they do not.
+_VLLM_MEMORY = 0.65
 # LocalScore's figure is the mean of nine tests, prompts of 16 to 4,096 and outputs of 16 to 3,072.
 _LOCALSCORE_PROMPT = _LOCALSCORE_OUTPUT = 1024.0
 
@@ -219,11 +226,12 @@ def _row(record: _Record) -> Row | str:
     # The rate of several prompts is one prompt's in some tables, and that of all in others.
     prefill = _number(record["prefill_tok_s"]) if prompt and batch == 1 else None
     wide = _wide_parameters(record["quantization"], engine, model)
+    work = model.work(linear_bits, head_bits, wide)
     return Row(
         device=record["device"],
         hardware=hardware,
         model=model,
-        work=model.work(linear_bits, head_bits, wide),
+        work=work,
         engine=engine,
         arithmetic=arithmetic,
         prompt=prompt,
@@ -231,7 +239,11 @@ def _row(record: _Record) -> Row | str:
         depth=prompt if past else prompt + output / 2,
         decode_tok_s=_number(record["decode_tok_s"]),
         prefill_tok_s=prefill,
-        includes_prompt="incl" in record["metric"].lower() and prompt > 0,
+        includes_prompt=(
+            "incl" in record["metric"].lower()
+            and prompt > 0
+            and not _prompts_cached(engine, model, work, hardware, prompt + output)
+        ),
         crowd="crowd" in record["evidence"].lower(),
         batch=batch,
     )
@@ -258,6 +270,8 @@ def _wide_parameters(quantization: str, engine: str, model: Total) -> float:
     TensorRT-Edge-LLM quantizes AWQ itself, all layers.
     """
     lowered = quantization.lower()
+    if re.search("nvfp4|fp8", lowered):
+        return model.kept_parameters
     if not model.recurrent_parameters:
         return 0.0
     if "gptq" in lowered:
@@ -265,6 +279,21 @@ def _wide_parameters(quantization: str, engine: str, model: Total) -> float:
     if engine == "vllm" and re.search(r"awq|w4a16", lowered.replace("nvfp4a16", "")):
         return model.recurrent_parameters
     return 0.0
+
+
+def _prompts_cached(
+    engine: str, model: Total, work: Work, hardware: Hardware, tokens: float
+) -> bool:
+    """Whether a repeated benchmark finds its prompts in vLLM's prefix cache.
+
+    The cache is in use unless a model has recurrent layers, and drops the oldest prompts first:
+    it has all of them or, when they come in the same order again, none.
+    """
+    if engine != "vllm" or model.recurrent_layers:
+        return False
+    pool = _VLLM_MEMORY * hardware.memory_bytes - work.resident_bytes
+    per_token = sum(cache.bytes_per_token for cache in work.caches)
+    return pool > _REPEATED_PROMPTS * tokens * per_token
 
 
 def _first(table: tuple[tuple[str, str], ...], name: str) -> str | None:

@@ -11,6 +11,7 @@ from edgelm.devices.published.rows import Table, read_rows
 from edgelm.devices.published.terms import Observation, observations
 from edgelm.devices.published.validation import (
     Prediction,
+    Ranges,
     leave_models_out,
     leave_one_device_out,
     ranges,
@@ -25,7 +26,7 @@ def fit_rows(path: Path, output: Path | None, report: Path | None) -> None:
     _check_outputs(output, report)
     table, seen = _read(path)
     unseen, familiar = _left_out(seen, table)
-    unseen_ranges, familiar_ranges = ranges(unseen), ranges(familiar)
+    unseen_ranges, familiar_ranges = _ranges(unseen, familiar)
     print(_used(path, table))
     print("\nEvery device, predicted by a fit on the others:")
     print(score_table(scores(unseen, unseen_ranges)))
@@ -50,7 +51,7 @@ def predict_rows(path: Path, unfitted: Path, report: Path | None) -> None:
     fitted, seen = _read(path)
     table, held = _read(unfitted)
     known = Counter((row.engine, row.hardware.family) for row in (*fitted.rows, *fitted.batched))
-    unseen_ranges, familiar_ranges = map(ranges, _left_out(seen, fitted))
+    unseen_ranges, familiar_ranges = _ranges(*_left_out(seen, fitted))
     fit = Fit(seen)
     predictions = [Prediction(item, fit.predict_ms(item)) for item in held]
     if fitted.batched:
@@ -85,6 +86,12 @@ def _left_out(
     unseen = leave_one_device_out(seen) + batches.leave_devices_out(table.batched, seen)
     familiar = leave_models_out(seen) + batches.leave_models_out(table.batched, seen)
     return unseen, familiar
+
+
+def _ranges(unseen: Sequence[Prediction], familiar: Sequence[Prediction]) -> tuple[Ranges, Ranges]:
+    """The ranges of devices without and with rows, as the table of coefficients has them."""
+    known = ranges(familiar)
+    return ranges(unseen).at_least(known), known
 
 
 def _check_outputs(output: Path | None, report: Path | None) -> None:

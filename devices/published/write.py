@@ -44,6 +44,7 @@ def coefficient_table(
     `unseen` are the ranges for devices without rows, `familiar` those for devices with rows.
     `batched` are rows of several sequences.
     """
+    unseen = unseen.at_least(familiar)
     fit = Fit(seen)
     several = fit_batches(batched, fit) if batched else None
 

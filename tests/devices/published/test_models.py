@@ -104,6 +104,52 @@ def test_cache_of_a_token(name: str) -> None:
     assert sum(cache.bytes_per_token for cache in caches) == _CACHE_KIB[name] * 1024
 
 
+# Layers, width and MLP width; Mamba heads, their width, and layers with attention of 40 heads (of
+# them 8 with keys and values) of 128: `config.json`, with a pattern that has the counts of theirs.
+_NEMOTRON = {
+    "nemotron-3-nano-4b": (("M", 17, "M*", 4, "-", 17), 3136, 12544, 96, 80),
+    "nemotron-nano-9b-v2": (("M", 23, "M*", 4, "-", 25), 4480, 15680, 128, 80),
+}
+
+
+def nemotron(name: str) -> DecoderSpec:
+    """The specification of a Nemotron-H without experts."""
+    kinds, hidden, ffn, heads, width = _NEMOTRON[name]
+    config = {
+        "model_type": "nemotron_h",
+        "hybrid_override_pattern": "".join(
+            kind * count for kind, count in zip(kinds[::2], kinds[1::2], strict=True)
+        ),
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "mamba_num_heads": heads,
+        "mamba_head_dim": width,
+        "ssm_state_size": 128,
+        "n_groups": 8,
+        "vocab_size": 131072,
+    }
+    return DecoderSpec.from_hf(config)
+
+
+@pytest.mark.parametrize("name", _NEMOTRON)
+def test_nemotron_is_that_of_our_own_spec(name: str) -> None:
+    spec = nemotron(name)
+    ours, theirs = work_of(spec, linear_bits=8, head_bits=8), total(name).work(8, 8)
+    assert theirs.layers == ours.layers  # a block is an attention or an MLP: half a layer
+    assert theirs.linear_bytes == pytest.approx(ours.linear_bytes, rel=0.01)
+    # Without the inputs of convolutions.
+    assert 0.95 * ours.state_bytes < theirs.state_bytes < ours.state_bytes
+
+
+def test_states_of_linear_attention_are_read_and_written() -> None:
+    work = known("Qwen3.5-9B").work(4, 4)
+    assert work.state_bytes == 2 * 24 * 32 * 128 * 128 * 4
+    assert known("Qwen3-8B").work(4, 4).state_bytes == 0
+
+
 def test_experts_by_hand() -> None:
     # 48 layers of 128 experts, 8 of them active, each of three matrices of 2048 x 768
     one = 3 * 2048 * 768

@@ -124,3 +124,24 @@ def test_parameters_of_attention_by_hand() -> None:
     assert mixture.recurrent_parameters == linear
     assert mixture.attention_parameters == full + linear
     assert mixture.shared_expert_parameters == 40 * 3 * 2048 * 512
+
+
+@pytest.mark.parametrize(
+    ("quantization", "engine", "bits"),
+    [("NVFP4", "vLLM", 4.5), ("NVFP4 / FP16", "TensorRT-Edge-LLM", 4.5), ("FP8", "vLLM", 8)],
+)
+def test_nemotron_keeps_attention_and_the_layers_before_it_in_16_bits(
+    tmp_path: Path, quantization: str, engine: str, bits: float
+) -> None:
+    over = _HYBRID | {"model": "Nemotron 3 30B-A3B", "quantization": quantization, "engine": engine}
+    (row,) = read_rows(write_csv(tmp_path / "rows.csv", [over])).rows
+    attention = 2 * 2688 * (32 * 128 + 2 * 128)
+    mamba = 2688 * (2 * 64 * 64 + 2 * 8 * 128 + 64) + 64 * 64 * 2688
+    assert row.model.kept_parameters == 6 * (attention + mamba)
+    assert row.work == row.model.work(bits, 16, 6 * (attention + mamba))
+
+
+def test_other_checkpoints_of_nemotron_keep_nothing(tmp_path: Path) -> None:
+    over = _HYBRID | {"model": "Nemotron 3 30B-A3B", "quantization": "W4A16", "engine": "vLLM"}
+    (row,) = read_rows(write_csv(tmp_path / "rows.csv", [over])).rows
+    assert row.work == row.model.work(4.156, 16)

@@ -170,8 +170,34 @@ def test_prompt_of_no_stated_length_has_no_time(tmp_path: Path) -> None:
     ],
 )
 def test_includes_prompt(tmp_path: Path, metric: str, length: str, includes: bool) -> None:
-    row = only(tmp_path / "rows.csv", metric=metric, prompt_len=length)
+    row = only(tmp_path / "rows.csv", engine="llama.cpp", metric=metric, prompt_len=length)
     assert row.includes_prompt is includes
+
+
+# 50 prompts of 2,048 tokens and outputs of 128, with 128 KiB (8 B), 112 (1.7 B, 3 B), 320 (70 B)
+# or 256 (32 B) of cache a token, beside the weights in 0.65 of 16, 64 or 128 GB.
+@pytest.mark.parametrize(
+    ("device", "model", "engine", "cached"),
+    [
+        ("Jetson AGX Orin 64GB", "Llama 3.1 8B", "vLLM", True),  # 14 of 37 GB
+        ("Jetson AGX Orin 64GB", "Qwen3-32B", "vLLM", False),  # 29 of 25
+        ("Jetson AGX Orin 64GB", "Llama 3.3 70B", "vLLM", False),  # 36 of 4
+        ("Jetson AGX Thor (T5000)", "Llama 3.3 70B", "vLLM", True),  # 36 of 47
+        ("Jetson Orin NX 16GB", "Qwen3-1.7B", "vLLM", False),  # 12 of 9
+        ("Jetson Orin NX 16GB", "Llama 3.2 3B", "vLLM", False),
+        # Caches without prefixes: of models with states, and of other engines.
+        ("Jetson AGX Thor (T5000)", "Qwen3.5-4B", "vLLM", False),
+        ("Jetson AGX Orin 64GB", "Llama 3.1 8B", "llama.cpp", False),
+    ],
+)
+def test_prompts_of_a_repeated_benchmark_are_cached_if_all_fit(
+    tmp_path: Path, device: str, model: str, engine: str, cached: bool
+) -> None:
+    over = {"device": device, "model": model, "engine": engine, "prompt_len": "2048"}
+    metric = "output throughput incl. prefill (vllm bench)"
+    row = only(tmp_path / "rows.csv", **over, metric=metric, decode_tok_s="20", output_len="128")
+    assert row.includes_prompt is not cached
+    assert row.depth == 2048 + 64  # the cache is read all the same
 
 
 @pytest.mark.parametrize(
