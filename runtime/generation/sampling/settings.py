@@ -18,9 +18,10 @@ class Sampling:
 
     `temperature` 0 is greedy, and `top_p` 0 keeps the most probable token alone, as llama.cpp and
     transformers do and OpenAI's API allows (vLLM refuses it). `top_k` 0, `top_p` 1, `typical_p` 1
-    (arXiv 2202.00666), `min_p` 0 and penalties of 1, 0 and 0 have no effect. The repetition penalty (CTRL, arXiv 1909.05858) counts
-    prompt and answer, the frequency and presence penalties (OpenAI's API) only the answer.
-    `logit_bias` is added to the logits of tokens, by id. The same `seed` gives the same text.
+    (arXiv 2202.00666), `min_p` 0 and penalties of 1, 0 and 0 have no effect. The repetition penalty
+    (CTRL, arXiv 1909.05858) counts prompt and answer, the frequency and presence penalties
+    (OpenAI's API) only the answer. `logit_bias` is added to the logits of tokens, by id. The same
+    `seed` gives the same text from the same logits.
     """
 
     temperature: float = 0.0
