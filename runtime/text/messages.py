@@ -23,8 +23,9 @@ class Message(_Turn, total=False):
     """One message: `role` is system, developer, user, assistant or tool.
 
     `content` is a text, a list of parts such as `{"type": "text", "text": ...}`, or None in a
-    message that only calls tools or has a `refusal`, which is then its text. A developer's message is a system message to templates that do
-    not know the role. A tool's message is the result of the call with `tool_call_id`.
+    message that only calls tools or has a `refusal`, which is then its text. A developer's message
+    is a system message to templates that do not know the role. A tool's message is the result of
+    the call with `tool_call_id`.
     """
 
     name: str

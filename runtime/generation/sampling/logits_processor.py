@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 Row = npt.NDArray[np.float32]
 
-# (tokens so far: prompt and answer, logits [vocab_size]) -> logits [vocab_size]. Both may be changed
-# in place: the tokens are a list of the call's own, the logits a copy for the processors.
+# (tokens so far: prompt and answer, logits [vocab_size]) -> logits [vocab_size]. Both may be
+# changed in place: the tokens are a list of the call's own, the logits a copy for the processors.
 LogitsProcessor = Callable[[Sequence[int], Row], Row]
 
 

@@ -17,15 +17,14 @@ from edgelm.runtime.server.request_log import log_reply
 from edgelm.runtime.server.requests import ResponsesRequest
 from edgelm.runtime.text.token_bytes import TokenBytes
 
-
 TextKind = Literal["reasoning", "message"]
 
 
 class ResponseObject:
     """The response object in its states.
 
-    Its output is the reasoning, if there is any, and the message, unless there are only calls, in the
-    order in which they began; then the calls of tools.
+    Its output is the reasoning, if there is any, and the message, unless there are only calls, in
+    the order in which they began; then the calls of tools.
     """
 
     def __init__(self, body: ResponsesRequest, token_bytes: TokenBytes) -> None:
@@ -218,7 +217,7 @@ class _Events:
         return [*events, self.made(f"{kind}.done", **place, **call)]
 
     def _text_item(self, item: dict[str, Any]) -> tuple[list[bytes], dict[str, Any]]:
-        """The events that begin an item of text, unless it has begun, and where its text belongs."""
+        """The events that begin an item of text, if it is new, and where its text belongs."""
         new = item["id"] not in self._begun
         events = self._begin(item) if new else []
         index = self._begun.index(item["id"])

@@ -1,7 +1,7 @@
 """A stand-in for rclpy: a question is a line of standard input, and what is published is printed.
 
-A question that ends in `...` is followed by the next one at the first piece of its answer, others at
-the end of theirs.
+A question that ends in `...` is followed by the next one at the first piece of its answer, others
+at the end of theirs.
 """
 
 import json
