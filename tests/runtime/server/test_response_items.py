@@ -42,7 +42,8 @@ def dictate(served: Client, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         def dictated(messages: Any, template: Any, options: Any, **more: Any) -> Any:
             tokens = [*lm.tokenizer.encode(text, special=False).tolist(), END]
             one: LogitsProcessor = Dictated(tokens)
-            return answer(messages, template, {**options, "logits_processors": [one]}, **more)
+            changed: Any = {**options, "logits_processors": [one]}
+            return answer(messages, template, changed, **more)
 
         monkeypatch.setattr(lm, "answer", dictated)
 
