@@ -46,11 +46,11 @@ class Decoding:
         self._called = False
         self._stops = StopStrings(request.stop)
         self._constraint = None if request.constraint is None else request.constraint()
-        constraint = () if self._constraint is None else (self._constraint,)
         self._sampler = Sampler(
             request.sampling,
             prompt_length=len(request.tokens),
-            processors=(*request.processors, *constraint),
+            processors=request.processors,
+            constraint=self._constraint,
         )
         self.history = [int(token) for token in request.tokens]
         self.generated = 0

@@ -59,6 +59,12 @@ class GenerationRequest:
                     f"the prompt holds token {token}, the vocabulary has "
                     f"{vocab_size}; was it made by another tokenizer?"
                 )
+        for token in self.stop_tokens:
+            if not 0 <= token < vocab_size:
+                raise BadInput(
+                    f"stop_tokens names token {token}, the vocabulary has {vocab_size}; the model "
+                    "never generates it"
+                )
         if self.max_tokens is not None and self.max_tokens < 1:
             raise BadInput(f"max_tokens is {self.max_tokens}, expected at least 1")
         if (self.logprobs or 0) < 0:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 _Budget = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 _Choices = Annotated[int, msgspec.Meta(ge=1, le=16)]
 _TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=20)]

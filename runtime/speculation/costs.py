@@ -17,7 +17,7 @@ __all__ = ["SIZES", "StepCosts"]
 _PER_TOKEN = 0.15  # what a further token is assumed to cost before it was measured
 _MIN_MEASURED = 3
 _DOUBT = 1.5  # of what is assumed: at most this much, while it was measured once
-_FORGET = 256  # runs of one token after which the oldest measurement of each size is dropped
+_FORGET = 128  # runs, of any size, after which the oldest measurement of each size is dropped
 _SINGLES, _SEVERAL = 9, 5
 
 
@@ -44,13 +44,7 @@ class StepCosts:
         """Take note of a run of one token."""
         with self._lock:
             self._single.append(seconds)
-            self._since += 1
-            if self._since == _FORGET:
-                self._since = 0
-                self._known.clear()
-                for ratios in self._ratios.values():
-                    if ratios:
-                        ratios.popleft()
+            self._age()
 
     def several(self, size: int, seconds: float) -> None:
         """Take note of a run of `size` tokens."""
@@ -58,6 +52,7 @@ class StepCosts:
             ratios = self._ratios.setdefault(size, deque(maxlen=_SEVERAL))
             ratios.append(seconds / median(self._single))
             self._known.clear()
+            self._age()
 
     def drafted(self, seconds: float) -> None:
         """Take note of a draft model's run of one token."""
@@ -80,6 +75,16 @@ class StepCosts:
             return min(measured)
         assumed = self._assumed(size)
         return min(measured[0], _DOUBT * assumed) if measured else assumed
+
+    def _age(self) -> None:
+        """Count a run; where most check drafts, sizes that are not used become forgotten, too."""
+        self._since += 1
+        if self._since == _FORGET:
+            self._since = 0
+            self._known.clear()
+            for ratios in self._ratios.values():
+                if ratios:
+                    ratios.popleft()
 
     def usable(self) -> list[int]:
         """Sizes up to the first that was not measured: what larger ones cost shows in smaller."""

@@ -23,12 +23,14 @@ class Message(_Turn, total=False):
     """One message: `role` is system, developer, user, assistant or tool.
 
     `content` is a text, a list of parts such as `{"type": "text", "text": ...}`, or None in a
-    message that only calls tools. A developer's message is a system message to templates that do
-    not know the role. A tool's message is the result of the call with `tool_call_id`.
+    message that only calls tools or has a `refusal`, which is then its text. A developer's message
+    is a system message to templates that do not know the role. A tool's message is the result of
+    the call with `tool_call_id`.
     """
 
     name: str
     reasoning_content: str | None
+    refusal: str | None
     tool_calls: Sequence[Mapping[str, Any]]
     tool_call_id: str
 
@@ -48,7 +50,7 @@ def check_messages(messages: Sequence[Message]) -> None:
                 f"bad message {str(message)[:200]}; expected a role ({', '.join(_ROLES)}) and a "
                 "content string"
             )
-        for text in _texts(message.get("content")):
+        for text in _texts(_content(message)):
             check_text(text)
 
 
@@ -66,7 +68,8 @@ def normalized(messages: Sequence[Message]) -> list[dict[str, Any]]:
     result = []
     for given in messages:
         message = _with_reasoning(plain(given))
-        message["content"] = "".join(_texts(message.get("content")))
+        message["content"] = "".join(_texts(_content(message)))
+        message.pop("refusal", None)
         if message.get("tool_calls"):
             message["tool_calls"] = [_with_dict_arguments(call) for call in message["tool_calls"]]
             names |= {call.get("id"): call["function"]["name"] for call in message["tool_calls"]}
@@ -101,8 +104,16 @@ def plain(value: Any, depth: int = 0) -> Any:
     )
 
 
+def _content(message: Mapping[str, Any]) -> Any:
+    """The content, or the refusal that an assistant's message has in its place."""
+    content, refusal = message.get("content"), message.get("refusal")
+    if content is None and message.get("role") == "assistant" and isinstance(refusal, str):
+        return refusal
+    return content
+
+
 def _is_turn(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
+    content = _content(message)
     # A message that calls a tool may have no content.
     silent = content is None and message.get("role") == "assistant" and message.get("tool_calls")
     written = isinstance(content, str) or (isinstance(content, (list, tuple)) and bool(content))
@@ -116,8 +127,10 @@ def _texts(content: Any) -> Iterable[str]:
 
 
 def _part_text(part: Any) -> str:
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        return str(part["text"])
+    if isinstance(part, Mapping):
+        for name in ("text", "refusal"):
+            if isinstance(part.get(name), str):
+                return str(part[name])
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise BadInput(
         f"a message has a part of type {str(kind)[:40]!r}; this model reads only text: expected "

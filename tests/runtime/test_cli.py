@@ -127,7 +127,7 @@ def test_a_full_context_is_said(bundle: Path, capsys: pytest.CaptureFixture[str]
     [
         (["", "--raw"], "the prompt is empty"),
         (["a", "--temperature", "-1"], "temperature is -1.0, expected a number at least 0"),
-        (["a", "--top-p", "2"], "top_p is 2.0, expected a number above 0 and at most 1"),
+        (["a", "--top-p", "2"], "top_p is 2.0, expected a number between 0 and 1"),
         (["a", "--max-memory", "1MB"], "a context of 128 needs about"),
         (["a", "--max-memory", "much"], "max_memory: 'much' is not a size"),
         (

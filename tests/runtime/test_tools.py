@@ -38,6 +38,14 @@ PARAMETERS = {
 TOOLS: list[dict[str, Any]] = [
     {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
 ]
+OTHER = {"type": "function", "function": {"name": "get_time", "parameters": PARAMETERS}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 ASK: list[Message] = [{"role": "user", "content": "Rain?"}]
 
 
@@ -75,6 +83,30 @@ def test_a_required_call(lm: LanguageModel) -> None:
             }
         ],
     }
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["chat", "responses"])
+def test_some_of_the_tools(lm: LanguageModel, flat: bool) -> None:
+    def choice(mode: str) -> dict[str, Any]:
+        given = allowed(mode, "get_time")
+        if flat:
+            inner = given.pop("allowed_tools")
+            given |= {"mode": mode, "tools": [{"type": "function", "name": "get_time"}]}
+            assert inner
+        return given
+
+    def ask(**options: Any) -> Any:
+        return lm.generate(ASK, parallel_tool_calls=False, temperature=1.0, **options)
+
+    both = [*TOOLS, OTHER]
+    calls = [ask(tools=both, tool_choice=choice("required"), seed=seed) for seed in range(4)]
+    free = [ask(tools=both, tool_choice="required", seed=seed) for seed in range(12)]
+    assert {call.name for reply in calls for call in reply.tool_calls} == {"get_time"}
+    assert {call.name for reply in free for call in reply.tool_calls} == {"get_time", "get_weather"}
+    assert calls[0].usage.prompt_tokens == free[0].usage.prompt_tokens  # all are in the prompt
+    some = ask(tools=both, tool_choice=choice("auto"), max_tokens=1)
+    only = ask(tools=[OTHER], max_tokens=1)
+    assert some.usage.prompt_tokens == only.usage.prompt_tokens < free[0].usage.prompt_tokens
 
 
 def test_the_result_of_a_call_is_answered(lm: LanguageModel) -> None:
@@ -196,6 +228,11 @@ def test_control_tokens_in_a_tool_are_text(lm: LanguageModel) -> None:
     [
         ({"tools": "x"}, "expected a list of functions"),
         ({"tool_choice": "required"}, "there are no tools"),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools"}}, "with a mode"),
+        ({"tools": TOOLS, "tool_choice": allowed("auto", "x")}, "names 'x'; the tools are: get_w"),
+        ({"tool_choice": allowed("auto", "x")}, "names 'x'; the tools are: none"),
+        ({"tools": TOOLS, "tool_choice": allowed("auto")}, "with a mode"),
+        ({"tools": TOOLS, "tool_choice": allowed("none", "get_weather")}, "with a mode"),
         ({"reasoning_budget": -1}, "expected at least 0"),
         ({"reasoning_budget": "x"}, "expected an integer or None"),
         ({"tools": TOOLS, "response_format": {"type": "regex", "regex": "a"}}, "combined with"),

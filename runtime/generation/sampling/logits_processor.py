@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 Row = npt.NDArray[np.float32]
 
-# (tokens so far: prompt and answer, logits [vocab_size]) -> logits [vocab_size]. The history may
-# only be read. The logits may be changed in place: they are the generation's own copy.
+# (tokens so far: prompt and answer, logits [vocab_size]) -> logits [vocab_size]. Both may be
+# changed in place: the tokens are a list of the call's own, the logits a copy for the processors.
 LogitsProcessor = Callable[[Sequence[int], Row], Row]
 
 
@@ -38,7 +38,10 @@ class AdvancingProcessor(Protocol):
 
 
 class Constraint(AdvancingProcessor, Protocol):
-    """A processor that says which text may be generated, and when it is complete."""
+    """A processor that says which text may be generated, and when it is complete.
+
+    It may be given the model's own logits, and returns others in place of changing them.
+    """
 
     @property
     def complete(self) -> bool:

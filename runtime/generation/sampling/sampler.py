@@ -7,6 +7,7 @@ import numpy as np
 from edgelm.errors import BadBundle, BadInput
 from edgelm.runtime.generation.sampling.logits_processor import (
     AdvancingProcessor,
+    Constraint,
     LogitsProcessor,
     Row,
 )
@@ -21,6 +22,7 @@ class Sampler:
         sampling: the settings.
         prompt_length: tokens of the history that were given, not generated.
         processors: the caller's own, before all others.
+        constraint: comes behind them, so that none can allow what it forbids.
     """
 
     def __init__(
@@ -29,9 +31,12 @@ class Sampler:
         *,
         prompt_length: int = 0,
         processors: Sequence[LogitsProcessor] = (),
+        constraint: Constraint | None = None,
     ) -> None:
         self._processors = tuple(processors)
+        self._constraint = constraint
         self._advancing = [one for one in processors if isinstance(one, AdvancingProcessor)]
+        self._advancing += [] if constraint is None else [constraint]
         self._greedy = sampling.temperature == 0
         self._random = np.random.default_rng(sampling.seed)
         self._transforms = transforms(sampling, prompt_length)
@@ -58,17 +63,11 @@ class Sampler:
         return token
 
     def _processed(self, logits: Row, history: Sequence[int]) -> Row:
-        if not self._processors:
-            return logits
-        row = logits.copy()
+        row = logits.copy() if self._processors else logits
         for processor in self._processors:
-            row = processor(history, row)
-            if not isinstance(row, np.ndarray) or row.shape != logits.shape:
-                raise BadInput(
-                    f"a logits processor returned {type(row).__name__}, expected the logits: an "
-                    f"array of {len(logits)} numbers"
-                )
-        return row
+            # Each has the tokens to itself: what one does to its list changes no text.
+            row = _as_row(processor(list(history), row), len(logits))
+        return row if self._constraint is None else self._constraint(history, row)
 
     def _choose(self, row: Row) -> int:
         if self._greedy:
@@ -90,6 +89,24 @@ class Sampler:
         for transform in self._transforms:
             logits = transform(logits, history)
         return logits
+
+
+def _as_row(returned: object, size: int) -> Row:
+    """What a processor returned, as logits [size]."""
+    if (
+        not isinstance(returned, np.ndarray)
+        or returned.shape != (size,)
+        or returned.dtype.kind not in "fiu"
+    ):
+        shown = type(returned).__name__
+        if isinstance(returned, np.ndarray):
+            shown = f"an array {list(returned.shape)} of {returned.dtype}"
+        raise BadInput(
+            f"a logits processor returned {shown}, expected the logits: an array of {size} numbers"
+        )
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused where it matters
+        row: Row = returned.astype(np.float32, copy=False)
+    return row
 
 
 def _check_logits(row: Row) -> None:

@@ -16,10 +16,12 @@ MAX_BIAS = 1e30  # sums and quotients with it stay far within the range of fp32
 class Sampling:
     """How the next token is chosen; the defaults choose greedily.
 
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `typical_p` 1 (arXiv 2202.00666), `min_p` 0 and
-    penalties of 1, 0 and 0 have no effect. The repetition penalty (CTRL, arXiv 1909.05858) counts
-    prompt and answer, the frequency and presence penalties (OpenAI's API) only the answer.
-    `logit_bias` is added to the logits of tokens, by id. The same `seed` gives the same text.
+    `temperature` 0 is greedy, and `top_p` 0 keeps the most probable token alone, as llama.cpp and
+    transformers do and OpenAI's API allows (vLLM refuses it). `top_k` 0, `top_p` 1, `typical_p` 1
+    (arXiv 2202.00666), `min_p` 0 and penalties of 1, 0 and 0 have no effect. The repetition penalty
+    (CTRL, arXiv 1909.05858) counts prompt and answer, the frequency and presence penalties
+    (OpenAI's API) only the answer. `logit_bias` is added to the logits of tokens, by id. The same
+    `seed` gives the same text from the same logits.
     """
 
     temperature: float = 0.0
@@ -59,7 +61,7 @@ _MAX_FLOAT = float(np.finfo(np.float64).max)  # finite
 _RANGES: dict[str, tuple[float, float, str]] = {
     "temperature": (0, _MAX_FLOAT, "at least 0"),
     "top_k": (0, math.inf, "at least 0"),
-    "top_p": (_SMALLEST, 1, "above 0 and at most 1"),
+    "top_p": (0, 1, "between 0 and 1"),
     "min_p": (0, 1, "between 0 and 1"),
     "typical_p": (_SMALLEST, 1, "above 0 and at most 1"),
     "repetition_penalty": (_SMALLEST, _MAX_FLOAT, "above 0"),

@@ -1,6 +1,7 @@
 """The body of a request: bounded in size and time, and checked against a record."""
 
 import asyncio
+import re
 from typing import TypeVar
 
 import msgspec
@@ -11,6 +12,10 @@ from edgelm.runtime.server.errors import ApiError
 from edgelm.runtime.server.settings import ServerSettings
 
 T = TypeVar("T")
+
+# The first half of a character beyond 16 bits, without the second: programs that cut texts at
+# 16-bit units, as in JavaScript, leave one.
+_HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
 async def read_body(request: Request, kind: type[T], settings: ServerSettings) -> T:
@@ -38,7 +43,10 @@ async def read_body(request: Request, kind: type[T], settings: ServerSettings) -
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"the body cannot be used: {reason(error)}") from None
+        problem = reason(error)
+        if not isinstance(error, msgspec.ValidationError) and _HALF_PAIR.search(content):
+            problem = "a text has half of a surrogate pair, such as \\ud83d without \\ude00"
+        raise ApiError(400, f"the body cannot be used: {problem}") from None
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 from edgelm.runtime.server.errors import ApiError
 from edgelm.runtime.server.requests import ResponsesRequest
 
-_TEXTS = ("input_text", "output_text", "text")
+_TEXTS = ("input_text", "output_text", "text", "refusal")
 _THOUGHTS = ("reasoning_text", "text")
 _LOGPROBS = "message.output_text.logprobs"
 
@@ -58,7 +58,8 @@ def _text(content: Any, kinds: tuple[str, ...]) -> Any:
     if not isinstance(content, list):
         return content
     parts = [part for part in content if isinstance(part, dict) and part.get("type") in kinds]
-    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    named = [part.get("refusal" if part["type"] == "refusal" else "text") for part in parts]
+    texts = [text for text in named if isinstance(text, str)]
     if len(texts) < len(content):
         raise ApiError(
             400, f"content parts must have a type ({', '.join(kinds)}) and a text", param="input"

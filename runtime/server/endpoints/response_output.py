@@ -1,7 +1,7 @@
 """What /v1/responses answers: the response object in its states, and its events."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 
@@ -17,12 +17,14 @@ from edgelm.runtime.server.request_log import log_reply
 from edgelm.runtime.server.requests import ResponsesRequest
 from edgelm.runtime.text.token_bytes import TokenBytes
 
+TextKind = Literal["reasoning", "message"]
+
 
 class ResponseObject:
     """The response object in its states.
 
-    Its output is the reasoning, if there is any, the message, unless there are only calls, and the
-    calls of tools.
+    Its output is the reasoning, if there is any, and the message, unless there are only calls, in
+    the order in which they began; then the calls of tools.
     """
 
     def __init__(self, body: ResponsesRequest, token_bytes: TokenBytes) -> None:
@@ -70,9 +72,13 @@ class ResponseObject:
             "content": list(parts),
         }
 
+    def thoughts(self, text: str) -> dict[str, Any]:
+        """The text of the reasoning."""
+        return {"type": "reasoning_text", "text": text}
+
     def reasoning(self, status: str, text: str | None = None) -> dict[str, Any]:
         """The item of the reasoning."""
-        content = [] if text is None else [{"type": "reasoning_text", "text": text}]
+        content = [] if text is None else [self.thoughts(text)]
         return {
             "id": self.reasoning_id,
             "type": "reasoning",
@@ -101,11 +107,15 @@ class ResponseObject:
         }
 
     def _output(self, reply: Reply, status: str) -> list[dict[str, Any]]:
-        items = []
-        if reply.reasoning:
-            items.append(self.reasoning(status, reply.reasoning))
-        if reply.text or not reply.tool_calls:
-            items.append(self.message(status, self.part(reply.text, reply.chunks)))
+        begun = dict.fromkeys(kind for chunk in reply.chunks for kind in texts_of(chunk))
+        if not reply.tool_calls:
+            begun.setdefault("message")
+        items = [
+            self.reasoning(status, reply.reasoning)
+            if kind == "reasoning"
+            else self.message(status, self.part(reply.text, reply.chunks))
+            for kind in begun
+        ]
         items += [
             {
                 "id": f"fc-{call.id}",
@@ -118,6 +128,12 @@ class ResponseObject:
             for call in reply.tool_calls
         ]
         return items
+
+
+def texts_of(chunk: Chunk) -> dict[TextKind, str]:
+    """What a chunk adds to the items that are made of text."""
+    texts: dict[TextKind, str] = {"reasoning": chunk.reasoning, "message": chunk.text}
+    return {kind: text for kind, text in texts.items() if text}
 
 
 async def response_events(
@@ -138,7 +154,7 @@ async def response_events(
         return
     reply = generation.reply
     log_reply(request, reply)
-    for one in events.end(response.completed(reply), reply):
+    for one in events.end(response.completed(reply)):
         yield one
 
 
@@ -156,62 +172,63 @@ class _Events:
         return event({"type": kind, "sequence_number": self._number - 1, **data}, kind)
 
     def of(self, chunk: Chunk) -> list[bytes]:
-        response, events = self._response, []
-        if chunk.reasoning:
-            if response.reasoning_id not in self._begun:
-                events += self._begin(response.reasoning("in_progress"))
-            place = self._place(response.reasoning_id)
-            events.append(
-                self.made("response.reasoning_text.delta", **place, delta=chunk.reasoning)
-            )
         self._silent.append(chunk)
-        if chunk.text:
-            if response.message_id not in self._begun:
-                events += self._begin(response.message("in_progress"))
-                place = self._place(response.message_id)
-                part = response.part("")
-                events.append(self.made("response.content_part.added", **place, part=part))
-            delta = {"delta": chunk.text, "logprobs": response.logprobs(self._silent)}
-            self._silent = []
-            place = self._place(response.message_id)
-            events.append(self.made("response.output_text.delta", **place, **delta))
-        return events
+        return [one for kind, text in texts_of(chunk).items() for one in self._delta(kind, text)]
 
-    def end(self, whole: dict[str, Any], reply: Reply) -> list[bytes]:
+    def end(self, whole: dict[str, Any]) -> list[bytes]:
         """What follows the last token: the end of each item, the calls, and the response."""
         events = []
         for item in whole["output"]:
-            if item["type"] == "function_call":
-                events += self._begin(item)
-            elif item["id"] not in self._begun:
-                continue
-            place = self._place(item["id"])
-            if item["type"] == "reasoning":
-                events.append(
-                    self.made("response.reasoning_text.done", **place, text=reply.reasoning)
-                )
-            elif item["type"] == "message":
-                (part,) = item["content"]
-                texts = {"text": part["text"], "logprobs": part["logprobs"]}
-                events.append(self.made("response.output_text.done", **place, **texts))
-                events.append(self.made("response.content_part.done", **place, part=part))
-            else:
-                del place["content_index"]
-                call = {"name": item["name"], "arguments": item["arguments"]}
-                events.append(self.made("response.function_call_arguments.done", **place, **call))
-            events.append(
-                self.made(
-                    "response.output_item.done", output_index=place["output_index"], item=item
-                )
-            )
+            events += self._call(item) if item["type"] == "function_call" else self._done(item)
+            index = self._begun.index(item["id"])
+            events.append(self.made("response.output_item.done", output_index=index, item=item))
         ended = "completed" if whole["status"] == "completed" else "incomplete"
         return [*events, self.made(f"response.{ended}", response=whole)]
+
+    def _delta(self, kind: TextKind, text: str) -> list[bytes]:
+        response = self._response
+        if kind == "reasoning":
+            events, place = self._text_item(response.reasoning("in_progress"))
+            events.append(self.made("response.reasoning_text.delta", **place, delta=text))
+        else:
+            events, place = self._text_item(response.message("in_progress"))
+            logprobs, self._silent = response.logprobs(self._silent), []
+            delta = {"delta": text, "logprobs": logprobs}
+            events.append(self.made("response.output_text.delta", **place, **delta))
+        return events
+
+    def _done(self, item: dict[str, Any]) -> list[bytes]:
+        """The end of an item's text, which may have been empty."""
+        events, place = self._text_item({**item, "status": "in_progress", "content": []})
+        (part,) = item["content"]
+        if item["type"] == "reasoning":
+            events.append(self.made("response.reasoning_text.done", **place, text=part["text"]))
+        else:
+            texts = {"text": part["text"], "logprobs": part["logprobs"]}
+            events.append(self.made("response.output_text.done", **place, **texts))
+        return [*events, self.made("response.content_part.done", **place, part=part)]
+
+    def _call(self, item: dict[str, Any]) -> list[bytes]:
+        events = self._begin({**item, "status": "in_progress", "arguments": ""})
+        place = {"item_id": item["id"], "output_index": self._begun.index(item["id"])}
+        call = {"name": item["name"], "arguments": item["arguments"]}
+        kind = "response.function_call_arguments"
+        events.append(self.made(f"{kind}.delta", **place, delta=item["arguments"]))
+        return [*events, self.made(f"{kind}.done", **place, **call)]
+
+    def _text_item(self, item: dict[str, Any]) -> tuple[list[bytes], dict[str, Any]]:
+        """The events that begin an item of text, if it is new, and where its text belongs."""
+        new = item["id"] not in self._begun
+        events = self._begin(item) if new else []
+        index = self._begun.index(item["id"])
+        place = {"item_id": item["id"], "output_index": index, "content_index": 0}
+        if new:
+            response = self._response
+            part = response.thoughts("") if item["type"] == "reasoning" else response.part("")
+            events.append(self.made("response.content_part.added", **place, part=part))
+        return events, place
 
     def _begin(self, item: dict[str, Any]) -> list[bytes]:
         self._begun.append(item["id"])
         index = len(self._begun) - 1
         return [self.made("response.output_item.added", output_index=index, item=item)]
-
-    def _place(self, item: str) -> dict[str, Any]:
-        """Where a text belongs."""
-        return {"item_id": item, "output_index": self._begun.index(item), "content_index": 0}

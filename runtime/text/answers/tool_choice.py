@@ -9,6 +9,7 @@ from edgelm.errors import BadInput
 
 _NAME = re.compile(r"[\w.-]{1,128}")
 _CHOICES = ("none", "auto", "required")
+_ALLOWED = ("mode", "tools")  # fields of a choice of allowed tools
 
 Tool = Mapping[str, Any]
 
@@ -39,6 +40,13 @@ def read_tool_choice(tools: object, choice: object, parallel: object) -> ToolCho
         return ToolChoice(listed, callable_tools=listed, parallel=parallel is not False)
     if choice == "none":
         return ToolChoice()
+    allowed = _allowed(choice)
+    if allowed is not None:
+        mode, names = allowed
+        some = _named(listed, names)
+        if mode == "auto":
+            return read_tool_choice(some, "auto", parallel)
+        return ToolChoice(listed, True, some, parallel is not False)
     if not listed:
         raise BadInput(
             f"tool_choice is {str(choice)[:80]}, but there are no tools; give `tools`, or leave "
@@ -46,12 +54,31 @@ def read_tool_choice(tools: object, choice: object, parallel: object) -> ToolCho
         )
     if choice == "required":
         return ToolChoice(listed, True, listed, parallel is not False)
-    name = _chosen(choice)
-    chosen = tuple(tool for tool in listed if tool["function"]["name"] == name)
-    if not chosen:
-        known = ", ".join(str(tool["function"]["name"]) for tool in listed)
-        raise BadInput(f"tool_choice names {name!r}; the tools are: {known}"[:500])
-    return ToolChoice(listed, True, chosen, False)
+    return ToolChoice(listed, True, _named(listed, [_chosen(choice)]), False)
+
+
+def _named(listed: tuple[Tool, ...], names: Sequence[str]) -> tuple[Tool, ...]:
+    """The tools of these names."""
+    known = {str(tool["function"]["name"]) for tool in listed}
+    for name in names:
+        if name not in known:
+            text = f"tool_choice names {name!r}; the tools are: {', '.join(known) or 'none'}"
+            raise BadInput(text[:500])
+    return tuple(tool for tool in listed if tool["function"]["name"] in names)
+
+
+def _allowed(choice: object) -> tuple[str, list[str]] | None:
+    """Mode and names of a choice of type `allowed_tools`, in either of OpenAI's forms."""
+    if not isinstance(choice, Mapping) or choice.get("type") != "allowed_tools":
+        return None
+    inner = choice.get("allowed_tools", choice)
+    mode, tools = (inner.get(key) if isinstance(inner, Mapping) else None for key in _ALLOWED)
+    if mode not in ("auto", "required") or not isinstance(tools, (list, tuple)) or not tools:
+        raise BadInput(
+            f"tool_choice is {str(choice)[:80]}, expected allowed_tools with a mode (auto, "
+            "required) and tools"
+        )
+    return str(mode), [_chosen(tool) for tool in tools]
 
 
 def _read_tools(tools: object) -> tuple[Tool, ...]:

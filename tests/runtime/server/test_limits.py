@@ -172,6 +172,21 @@ def test_bodies_that_cannot_be_used(
 
 
 @pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (b"cut \\ud83d", True),
+        (b"cut \\uD83D and more text behind it", True),
+        (b"whole \\ud83d\\ude00", False),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named(http: httpx.Client, text: bytes, named: bool) -> None:
+    body = b'{"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "%s"}]}'
+    answer = http.post(CHAT, content=body % text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == (400 if named else 200)
+    assert ("half of a surrogate pair" in answer.text) == named
+
+
+@pytest.mark.parametrize(
     ("path", "field", "value"),
     [
         (CHAT, "functions", [{"name": "f"}]),

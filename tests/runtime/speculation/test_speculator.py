@@ -134,6 +134,20 @@ def test_one_slow_run_does_not_rule_a_size_out_for_ever() -> None:
     assert costs.ratio(4) < 3
 
 
+def test_a_size_that_looked_slow_is_tried_again_while_others_are_used() -> None:
+    costs = StepCosts()
+    for _ in range(3):
+        costs.single(0.01)
+        for size in (2, 3, 8):
+            costs.several(size, 0.02)
+    for _ in range(2):  # other work ran beside it
+        costs.several(4, 0.05)
+    assert costs.ratio(4) == pytest.approx(5)
+    for _ in range(300):  # a text that is drafted throughout has no runs of one token
+        costs.several(8, 0.02)
+    assert costs.ratio(4) < 3
+
+
 def test_sizes_are_tried_from_the_smallest_on() -> None:
     costs = StepCosts()
     for _ in range(3):

@@ -137,6 +137,22 @@ def test_an_error_in_the_template_is_no_traceback(tmp_path: Path, text: str) -> 
         template(tmp_path, text).render(HELLO)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "content": "No.", "refusal": None},
+    ],
+    ids=["refusal", "part", "none"],
+)
+def test_a_refusal_is_what_the_assistant_said(tmp_path: Path, message: Any) -> None:
+    text = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ m.refusal }};{% endfor %}"
+    turns = [*HELLO, message, *HELLO]
+    rendered = template(tmp_path, text).render(turns)
+    assert rendered == "user:hello;assistant:No.;user:hello;"
+
+
 def test_missing_template(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"{tmp_path} has no chat template.*use generate or stream"):
         ChatTemplate(tmp_path / "chat_template.jinja", special_tokens=TOKENS)

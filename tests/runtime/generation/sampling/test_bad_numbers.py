@@ -109,6 +109,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "long stop": ({"stop": "a" * 100_001}, "expected at most 1000 of 100000"),
     "stop bytes": ({"stop": b"a"}, "expected a string or a list of strings"),
     "stop_tokens": ({"stop_tokens": ["a"]}, r"stop_tokens is \['a'\], expected a list of token"),
+    "stop_tokens far": ({"stop_tokens": [3, 5000]}, "stop_tokens names token 5000, the vocabulary"),
+    "stop_tokens -1": ({"stop_tokens": [-1]}, "stop_tokens names token -1, the vocabulary has"),
     "stop_tokens int": ({"stop_tokens": 5}, "stop_tokens is 5, expected a list of token ids"),
     "logit_bias": ({"logit_bias": {"a": 1}}, "logit_bias names 'a', expected a token id"),
     "logit_bias list": ({"logit_bias": [1]}, r"logit_bias is \[1\], expected a dict"),

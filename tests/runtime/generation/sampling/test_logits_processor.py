@@ -1,6 +1,7 @@
 """A caller's processors: what they see, what they may do, and when they are told a token."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,29 @@ def test_an_advancing_processor_by_turns(lm: LanguageModel, sampling: dict[str, 
     assert recorder.calls == [PROMPT, 7, [*PROMPT, 7], 8, [*PROMPT, 7, 8], 9]
 
 
+@pytest.mark.parametrize("draft", ["off", "lookup"])
+def test_a_processor_that_writes_into_the_history(lm: LanguageModel, draft: str) -> None:
+    def rewrite(history: list[int], logits: Row) -> Row:
+        history[0] = 5
+        history.append(7)
+        return logits
+
+    seen: list[list[int]] = []
+
+    def look(history: Sequence[int], logits: Row) -> Row:
+        seen.append(list(history))
+        return logits
+
+    def generate(*processors: LogitsProcessor) -> list[int]:
+        options: Any = {"repetition_penalty": 1.3, "speculation": draft}
+        return lm.generate(PROMPT, max_tokens=12, logits_processors=processors, **options).tokens
+
+    expected = generate()
+    assert generate(rewrite, look) == expected  # type: ignore[arg-type]
+    assert seen == [[*PROMPT, *expected[:n]] for n in range(len(seen))]
+    assert len(seen) > 2
+
+
 def test_logprobs_are_the_models_own(lm: LanguageModel) -> None:
     free = next(lm.stream(PROMPT, logprobs=5))
     forced = next(lm.stream(PROMPT, logprobs=5, logits_processors=[only(7)]))
@@ -72,7 +96,30 @@ def test_what_is_no_list_of_functions(lm: LanguageModel, given: object) -> None:
         lm.stream(PROMPT, logits_processors=given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.int64, np.float16])
+def test_a_processor_that_returns_numbers_of_another_type(lm: LanguageModel, kind: type) -> None:
+    def change(_: Sequence[int], logits: Row) -> Row:
+        changed: Row = (1000 * (np.arange(len(logits)) == 7)).astype(kind)
+        return changed
+
+    options: Any = {"logit_bias": {3: 1.5}, "repetition_penalty": 1.5, "frequency_penalty": 0.5}
+    done = lm.generate(PROMPT, max_tokens=2, logits_processors=[change], **options)
+    assert done.tokens == [7, 7]
+
+
 def test_a_processor_that_returns_nothing(lm: LanguageModel) -> None:
     chunks = lm.stream(PROMPT, logits_processors=[lambda _, row: None])  # type: ignore[list-item,return-value]
     with pytest.raises(BadInput, match="returned NoneType, expected the logits"):
         next(chunks)
+
+
+@pytest.mark.parametrize(
+    "returned", [np.zeros(3), np.zeros((1, 3)), np.zeros(3, dtype=bool), np.array(["a"])], ids=repr
+)
+def test_a_processor_that_returns_another_array(lm: LanguageModel, returned: Any) -> None:
+    def change(_: Sequence[int], logits: Row) -> Row:
+        row: Row = np.resize(returned, len(logits)) if returned.dtype == bool else returned
+        return row
+
+    with pytest.raises(BadInput, match=r"returned an array \[.*\] of .*, expected the logits"):
+        lm.generate(PROMPT, max_tokens=1, logits_processors=[change])

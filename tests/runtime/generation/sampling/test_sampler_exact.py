@@ -79,6 +79,12 @@ def probabilities(sampling: Sampling, row: Row, history: Sequence[int] = ()) -> 
             id="top-p keeps the best",
         ),
         pytest.param(
+            Sampling(temperature=1, top_p=0),
+            [0.2, 0.3, 0.2, 0.3],
+            [0, 1, 0, 0],
+            id="top-p of 0 keeps one",
+        ),
+        pytest.param(
             Sampling(temperature=1, min_p=0.45),
             [0.4, 0.2, 0.1, 0.3],
             [4 / 9, 2 / 9, 0, 3 / 9],
