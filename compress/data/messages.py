@@ -102,7 +102,7 @@ def _message(where: str, name: str, value: Any) -> Message:
 def _text(where: str, name: str, content: Any) -> str:
     """The text of a content, which may be a list of parts, as in OpenAI's API."""
     parts = content if isinstance(content, list) and content else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    texts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in parts]
     # A text among parts is no part; only a whole content is a plain text.
     plain = parts is content and any(isinstance(part, str) for part in parts)
     if plain or not all(isinstance(text, str) for text in texts):

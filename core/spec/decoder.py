@@ -129,6 +129,10 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             layer.head_dim or self.head_dim,
         )
 
+    @property
+    def _itself(self) -> Any:  # mypy knows this file under two names, whose types differ for it
+        return self
+
     def rotary_width(self, rope: Rope) -> int:
         """Columns of a rotation's tables in a graph: half of the channels that it rotates.
 
@@ -149,8 +153,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return sum(
             count * outputs * inputs
             for layer, count in self._kinds.items()
-            for outputs, inputs in layer_matrices(self, layer)
-        ) + sum(outputs * inputs for outputs, inputs in shared_matrices(self))
+            for outputs, inputs in layer_matrices(self._itself, layer)
+        ) + sum(outputs * inputs for outputs, inputs in shared_matrices(self._itself))
 
     @property
     def active_parameters(self) -> int:
@@ -162,8 +166,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def linear_shapes(self) -> tuple[tuple[int, int], ...]:
         """Outputs and inputs of all layers' matrices, as they are executed."""
-        layers = (shape for layer in self.layers for shape in layer_matrices(self, layer))
-        return (*shared_matrices(self), *layers)
+        layers = (shape for layer in self.layers for shape in layer_matrices(self._itself, layer))
+        return (*shared_matrices(self._itself), *layers)
 
     @property
     def per_layer_width(self) -> int:
@@ -201,7 +205,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def mixer_width(self) -> int:
         """The most that a layer's mixer takes of one token: q, k and v, or what it has instead."""
-        first = (mixer_matrices(self, layer)[:1] for layer in self._kinds)
+        first = (mixer_matrices(self._itself, layer)[:1] for layer in self._kinds)
         return max((shape[0] for shapes in first for shape in shapes), default=0)
 
     @property
@@ -330,8 +334,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def vector_parameters(self) -> int:
         """Norm weights, biases and routers, which are stored in fp32; no layer scalars."""
-        own = sum(count * layer_vectors(self, layer) for layer, count in self._kinds.items())
-        return own + shared_vectors(self)
+        kinds, this = self._kinds.items(), self._itself
+        return sum(n * layer_vectors(this, layer) for layer, n in kinds) + shared_vectors(this)
 
     @property
     def parameters(self) -> int:

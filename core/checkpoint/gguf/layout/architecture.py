@@ -12,7 +12,6 @@ class Architecture(NamedTuple):
         Hugging Face's checkpoints than elsewhere.
     top: the same for tensors outside layers.
     joined: tensors that are a part of one in Hugging Face's checkpoints, and which one of two.
-    stacks: tensors outside layers that hold several of Hugging Face's, and the names of those.
     permuted: the rows of queries and keys are in the order of a rotation of neighbors.
     qkv_by_head: Hugging Face has query, key and value of a head side by side.
     experts_by_input: Hugging Face has experts as [experts, inputs, outputs], where rows of gate
@@ -37,7 +36,6 @@ class Architecture(NamedTuple):
     names: Mapping[str, str] = {}
     top: Mapping[str, str] = {}
     joined: Mapping[str, tuple[str, int]] = {}
-    stacks: Mapping[str, str] = {}
     permuted: bool = False
     qkv_by_head: bool = False
     experts_by_input: bool = False
