@@ -274,7 +274,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def entangles_layers(self) -> bool:
         """Whether layers differ in their heads or sublayers, or read what was made elsewhere.
 
-        No layer, head or channel can then be removed by itself (Gemma 4, Nemotron-H, Falcon-H1).
+        No layer, head or channel can then be removed by itself (Gemma 3n, Gemma 4 and others).
         """
         differ = self.has_layer_heads or self.single_sublayers
         differ = differ or any(layer.beside is not None for layer in self._kinds)

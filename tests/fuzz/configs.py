@@ -33,7 +33,8 @@ _FIELDS = (
     *("final_logit_softcapping", "attention_multiplier", "residual_multiplier", "logits_scaling"),
     *("embedding_multiplier", "quantization_config", "bos_token_id", "eos_token_id", "model_type"),
     *("rope_local_base_freq", "original_max_position_embeddings", "architectures", "torch_dtype"),
-    *("pad_token_id", "dtype", "num_experts", "text_config"),
+    *("pad_token_id", "dtype", "num_experts", "text_config", "activation_sparsity_pattern"),
+    *("num_kv_shared_layers", "laurel_rank", "altup_num_inputs", "altup_active_idx"),
 )
 _ROPES: tuple[Any, ...] = (
     *(True, "x", [], {"rope_type": "x"}, {"type": "linear"}, {"rope_type": "linear", "factor": 0}),
@@ -124,6 +125,8 @@ def _compare(spec: DecoderSpec, theirs: Any) -> None:
             other = getattr(theirs, FAMILIES[spec.family].ffn_field, None)
             if hasattr(theirs, "block_auto_adjust_ff_dim"):
                 other = _adjusted_size(theirs)
+            if isinstance(other, list):  # one for each layer
+                ours = [spec.mlp_size(layer) for layer in spec.layers]
             experts = FAMILIES[spec.family].experts
             if experts and ours == getattr(theirs, experts.size_field):
                 continue  # no layer has a dense MLP: the default of the class is for none
