@@ -37,13 +37,16 @@ def test_greedy_text(calm: TinyFactory, tmp_path: Path, name: str) -> None:
 
     def theirs(text: list[int]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            logits = source.hf(torch.tensor([text]), use_cache=False).logits
-        return logits[0, -1].numpy()  # type: ignore[no-any-return]
+            logits: npt.NDArray[np.float32] = (
+                source.hf(torch.tensor([text]), use_cache=False).logits[0, -1].numpy()
+            )
+        return logits
 
     with build_session(source.checkpoint, tmp_path, context=CONTEXT) as session:
 
         def ours(text: list[int]) -> npt.NDArray[np.float32]:
-            return session.advance(np.array(text[session.length :]))[-1]
+            logits: npt.NDArray[np.float32] = session.advance(np.array(text[session.length :]))
+            return logits[-1]  # type: ignore[no-any-return]
 
         found = greedy(ours)
     assert found == greedy(theirs)
