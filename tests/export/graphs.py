@@ -35,6 +35,7 @@ def build_session(
     segments: int = 1,
     cuts_windows: bool = False,
     batch: bool = False,
+    context: int = CONTEXT,
 ) -> EngineSession:
     """Write a graph into `folder` and open it; an 8-bit cache needs a scaling."""
     weights = Weights(checkpoint, scaling)
@@ -45,7 +46,7 @@ def build_session(
         dialect,
         kv if kv in EIGHT_BIT_KV else activations,
         activations,
-        CONTEXT,
+        context,
         dequantized=dequantized,
         segments=segments,
         cuts_windows=cuts_windows,
@@ -53,7 +54,7 @@ def build_session(
     )
     folder.mkdir(exist_ok=True)
     written = write_graph(folder, quantizer, precision, form)
-    return cpu_session(folder, written.contract, capacity=CONTEXT, chunk=chunk, threads=1)
+    return cpu_session(folder, written.contract, capacity=context, chunk=chunk, threads=1)
 
 
 def cpu_session(

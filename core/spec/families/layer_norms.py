@@ -80,7 +80,6 @@ LAYER_NORMS: dict[str, Family] = {
         gated_mlp=False,
         parallel_mlp=True,
         partial_rotation=True,
-        even_heads=True,
         eps_field="layer_norm_eps",
         names={
             "norm": "final_layernorm",

@@ -12,7 +12,7 @@ from tests.conftest import TinyFactory
 
 TOKENS = torch.randint(3, 128, (2, 16), generator=torch.Generator().manual_seed(0))
 FAMILIES = ["llama", "llama-untied", "qwen3", "granite", "phi3", "olmo2", "gemma2", "gemma3"]
-FAMILIES += ["gemma3n", "stablelm", "starcoder2"]
+FAMILIES += ["gemma3n", "stablelm", "starcoder2", "cohere", "gpt-neox"]
 
 
 def energies(weights: Weights) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ def test_folded_factors_cancel(tiny: TinyFactory, name: str) -> None:
             if columns is not None:
                 for parameter in parameters:
                     parameter *= columns
-        for norm, parameter in model.model.named_parameters():
+        for norm, parameter in model.base_model.named_parameters():
             divisor = smoothing.norm(norm.rpartition(".")[0])
             if divisor is not None:
                 one = 1.0 if spec.norm_plus_one else 0.0  # no such family has biases of norms
@@ -71,6 +71,8 @@ def test_norms_before_are_those_of_the_family(tiny: TinyFactory) -> None:
     assert norms("starcoder2") == pre
     assert norms("stablelm-parallel") == set()  # attention and the MLP have one norm
     assert norms("gemma3n") == {"layers.1.pre_feedforward_layernorm"}  # attention and Laurel
+    assert norms("cohere") == norms("phi") == set()
+    assert norms("gpt-neox") == pre  # parallel, with two norms
 
 
 def test_factors_by_hand() -> None:

@@ -146,10 +146,10 @@ class _Reader:
             parallel = not self.keys.has("post_attention_layernorm.weight")  # as in llama.cpp
             own["use_parallel_residual"] = parallel
         if self.architecture == "gptneox":
-            given = self.metadata.flag(self.keys.key("use_parallel_residual"))
-            if given is None:
+            stored = self.metadata.flag(self.keys.key("use_parallel_residual"))
+            if stored is None:
                 raise self.keys.missing("use_parallel_residual")
-            own["use_parallel_residual"] = given
+            own["use_parallel_residual"] = stored
         if self.architecture in ("command-r", "cohere2"):
             own["logit_scale"] = config.get("logit_scale") or 1.0  # 0 is none
         return own

@@ -216,6 +216,13 @@ def test_lfm2_needs_a_number_of_heads_for_each_layer(tmp_path: Path, counts: lis
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize("name", ["cohere", "cohere2"])
+def test_logits_without_a_factor(tmp_path: Path, name: str) -> None:
+    model = tiny_model(name, **OPTIONS[name] | {"logit_scale": 1.0})
+    path = write_gguf(model, tmp_path / "model.gguf", without=(".logit_scale",))
+    assert_same_logits(model, open_checkpoint(path))
+
+
 def test_two_factors_for_one_attention(tmp_path: Path) -> None:
     factor = {"mistral3.rope.scaling.attn_factor": 1.5}
     with pytest.raises(BadCheckpoint, match=r"attn_factor and by yarn_log_multiplier"):
@@ -258,6 +265,11 @@ def test_recurrent_layers_without_flags_follow_the_interval(tmp_path: Path) -> N
         ("granite-hybrid", {"without": (".head_count_kv",)}, r"lacks the key .*head_count_kv"),
         ("nemotron-h", {"without": (".feed_forward_length",)}, r"lacks the key .*feed_forward"),
         ("falcon-h1", {"without": (".ssm.inner_size",)}, r"lacks the key .*ssm\.inner_size"),
+        (
+            "gpt-neox",
+            {"without": ("use_parallel_residual",)},
+            r"lacks the key gptneox\.use_parallel_residual",
+        ),
         ("apertus", {"without": ("xielu.beta",)}, r"lacks the key xielu\.beta"),
     ],
 )
