@@ -167,6 +167,15 @@ def test_range_is_narrower_on_a_familiar_device(
     assert (found.decode_band, found.prefill_band) == (band(decode), band(prefill))
 
 
+def test_range_of_an_unseen_device_is_at_least_a_familiar_one(seen: list[Observation]) -> None:
+    table = coefficient_table(seen, "made-up times", _FAMILIAR, _UNSEEN)
+    for engine in ("vllm", "tensorrt-edge-llm"):
+        known = table.find(engine, "ampere", "orin-16gb").coefficients
+        new = table.find(engine, "volta", "new").coefficients
+        assert new.decode_band == known.decode_band == band(_UNSEEN.width("decode", engine))
+        assert new.prefill_band == known.prefill_band
+
+
 @pytest.mark.parametrize(
     ("engine", "architecture", "device", "where"),
     [
