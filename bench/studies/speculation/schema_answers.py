@@ -22,22 +22,24 @@ from edgelm.bench.speculation.extraction import EXTRACTION
 from edgelm.bench.speculation.gain import gain_of, interval_of
 from edgelm.bench.speculation.task import Task
 from edgelm.runtime import LanguageModel, Reply, load
+from edgelm.speculation import SpeculationMode
 
 _MAX_TOKENS, _MAX_LENGTH, _MAX_ITEMS = 160, 80, 12
-_MODES = ("off", "auto")
+_MODES: tuple[SpeculationMode, ...] = ("off", "auto")
 
 
 def schema_of(value: Any) -> dict[str, Any]:
     """A schema that a JSON value matches: its keys, all required, and the types of its values.
 
-    A list's items are as its first one; it may not be empty.
+    A list has at least one item, and all are as its first one.
     """
     if isinstance(value, dict):
         properties = {key: schema_of(item) for key, item in value.items()}
         required = {"required": list(value), "additionalProperties": False}
         return {"type": "object", "properties": properties, **required}
     if isinstance(value, list):
-        return {"type": "array", "items": schema_of(value[0]), "maxItems": _MAX_ITEMS}
+        limits = {"minItems": 1, "maxItems": _MAX_ITEMS}
+        return {"type": "array", "items": schema_of(value[0]), **limits}
     if isinstance(value, str):
         return {"type": "string", "maxLength": _MAX_LENGTH}
     names = {bool: "boolean", int: "integer", float: "number", type(None): "null"}
