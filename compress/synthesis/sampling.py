@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from edgelm.compress.model import Model, Tokenizer
-from edgelm.errors import BadInput
+from edgelm.errors import BadCheckpoint, BadInput
 
 # A nucleus is looked for among this many of the likeliest tokens before the vocabulary is sorted
 # whole, which takes longer than a small model.
@@ -128,6 +128,12 @@ def sample(
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
     """One token [B] for each row of fp32 logits [B, vocab]."""
+    # NaN is the largest of all, and so is infinity. A single infinite negative logit is a ban.
+    if not bool(torch.isfinite(logits.amax(-1)).all()):
+        raise BadCheckpoint(
+            "the model that writes the text computes NaN or infinity: its weights are damaged, or "
+            "its configuration is another model's"
+        )
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits / sampling.temperature, -1)

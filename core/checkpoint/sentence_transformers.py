@@ -77,7 +77,10 @@ def embedding_settings(folder: Path, spec: DecoderSpec) -> EmbeddingSettings | N
 
 def without_head(spec: DecoderSpec) -> DecoderSpec:
     """The decoder without its head: only the embedding is stored, as where both are one table."""
-    return msgspec.structs.replace(spec, has_head=False, tie_word_embeddings=True)
+    # The divisor of logits is folded into the last norm, whose outputs are pooled here.
+    return msgspec.structs.replace(
+        spec, has_head=False, tie_word_embeddings=True, logits_divisor=1.0
+    )
 
 
 def _modules(folder: Path, listed: object) -> list[tuple[str, str]]:

@@ -62,7 +62,7 @@ from edgelm.files.json_files import read_json_object, shown
 from edgelm.planning import SOURCE
 from edgelm.spec.config.config_fields import check_labels
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.tensor_shapes import HEAD_WEIGHT, Shapes, tensor_shapes
+from edgelm.spec.tensor_shapes import HEAD_BIAS, HEAD_WEIGHT, Shapes, tensor_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -370,7 +370,8 @@ def _named_tensors(
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:
     """The spec and the tensors, after checking whether the head is the embedding."""
     if not spec.has_head:
-        return spec, {name: one for name, one in stored.items() if name != HEAD_WEIGHT}
+        head = (HEAD_WEIGHT, HEAD_BIAS)
+        return spec, {name: one for name, one in stored.items() if name not in head}
     tied = head_is_tied(stored, spec)
     spec = msgspec.structs.replace(spec, tie_word_embeddings=tied)
     return spec, tied_to_embedding(stored, spec) if tied else stored

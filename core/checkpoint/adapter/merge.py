@@ -9,6 +9,7 @@ from edgelm.checkpoint.adapter.lora import Lora, values
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.errors import BadCheckpoint
 from edgelm.files.json_files import shown
+from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_WEIGHT
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def merged(checkpoint: Checkpoint, lora: Lora) -> Checkpoint:
     changed = {*lora.factors, *lora.replaced}
     base = checkpoint
     tied = checkpoint.spec.tie_word_embeddings and checkpoint.spec.has_head
-    if tied and changed & {EMBEDDING_WEIGHT, HEAD_WEIGHT}:
+    if tied and changed & {_embedding(base), HEAD_WEIGHT}:
         checkpoint = _untied(checkpoint)
     _check(checkpoint, lora)
 
@@ -68,12 +69,17 @@ class _Merged:
         return not changed and self.base.reads_rows(self._own(name))
 
     def _own(self, name: str) -> str:
-        return EMBEDDING_WEIGHT if name == HEAD_WEIGHT and not self.base.has(name) else name
+        tied = name == HEAD_WEIGHT and not self.base.has(name)
+        return _embedding(self.base) if tied else name
+
+
+def _embedding(checkpoint: Checkpoint) -> str:
+    return stored_name(checkpoint.spec.family, EMBEDDING_WEIGHT)
 
 
 def _untied(checkpoint: Checkpoint) -> Checkpoint:
     spec = msgspec.structs.replace(checkpoint.spec, tie_word_embeddings=False)
-    shapes = checkpoint.shapes | {HEAD_WEIGHT: checkpoint.shapes[EMBEDDING_WEIGHT]}
+    shapes = checkpoint.shapes | {HEAD_WEIGHT: checkpoint.shapes[_embedding(checkpoint)]}
     config = checkpoint.config | {"tie_word_embeddings": False}
     return replace(checkpoint, spec=spec, shapes=shapes, config=config, _finite=set(), _stamps={})
 

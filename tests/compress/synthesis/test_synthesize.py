@@ -13,7 +13,7 @@ from edgelm.compress.synthesis.plan import Answers, FreeText, vocabulary_words
 from edgelm.compress.synthesis.sampling import Sampled, Sampling, draw, sample, stop_ids
 from edgelm.compress.synthesis.synthesize import Progress, Synthesis, synthesize
 from edgelm.compress.synthesis.text_filters import Filters
-from edgelm.errors import BadInput
+from edgelm.errors import BadCheckpoint, BadInput
 from tests.checkpoints.models import tiny_model
 from tests.forks import run_forked
 
@@ -333,6 +333,17 @@ def test_a_token_depends_on_its_own_row_alone() -> None:
     others = torch.zeros_like(logits)
     others[2] = logits[2]
     assert draw(others, Sampling(top_p=0.95), torch.Generator().manual_seed(0))[2] == many[2]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_p=1), Sampling(temperature=0)])
+def test_logits_that_are_not_finite_are_refused(sampling: Sampling, bad: float) -> None:
+    logits = torch.zeros(2, 300)
+    logits[1, 7] = bad
+    with pytest.raises(BadCheckpoint, match="computes NaN or infinity"):
+        draw(logits, sampling, torch.Generator().manual_seed(0))
+    logits[1, 7] = -float("inf")  # a token that is never drawn
+    assert 7 not in draw(logits.repeat(50, 1), sampling, torch.Generator().manual_seed(0))
 
 
 def test_every_special_token_ends_a_text(teacher: Teacher) -> None:

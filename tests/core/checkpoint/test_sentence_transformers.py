@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from edgelm.checkpoint.sentence_transformers import embedding_settings
 from edgelm.checkpoint.source import open_checkpoint, read_spec
@@ -52,12 +53,23 @@ def test_a_base_model_has_no_head_whatever_it_says(
     assert read_spec(folder) == checkpoint.spec
 
 
-def test_a_head_in_the_file_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["qwen3", "phi"])
+def test_a_head_in_the_file_is_left_out(tmp_path: Path, name: str) -> None:
     from tests.checkpoints.models import tiny_model
 
-    folder = save_sentence_model(tmp_path / "m")
-    tiny_model("qwen3", vocab_size=320, tie_word_embeddings=False).save_pretrained(folder)
-    assert "lm_head.weight" not in open_checkpoint(folder).shapes
+    folder = save_sentence_model(tmp_path / "m", name)
+    tiny_model(name, vocab_size=320, tie_word_embeddings=False).save_pretrained(folder)
+    shapes = open_checkpoint(folder).shapes
+    assert not {"lm_head.weight", "lm_head.bias"} & shapes.keys()
+
+
+@pytest.mark.parametrize("name", ["granite", "cohere"])
+def test_what_scales_logits_scales_no_vectors(tmp_path: Path, name: str) -> None:
+    """The last norm has that factor, and vectors that are not normalized would show it."""
+    from edgelm.export.quantize.weights import Weights
+
+    checkpoint = open_checkpoint(save_sentence_model(tmp_path / "m", name, normalize=False))
+    assert torch.equal(Weights(checkpoint).norm("norm"), checkpoint.tensor("model.norm.weight"))
 
 
 def test_without_modules_it_is_a_language_model(tmp_path: Path) -> None:
