@@ -59,7 +59,7 @@ def read_tool_choice(tools: object, choice: object, parallel: object) -> ToolCho
 
 def _named(listed: tuple[Tool, ...], names: Sequence[str]) -> tuple[Tool, ...]:
     """The tools of these names."""
-    known = {str(tool["function"]["name"]) for tool in listed}
+    known = [str(tool["function"]["name"]) for tool in listed]
     for name in names:
         if name not in known:
             text = f"tool_choice names {name!r}; the tools are: {', '.join(known) or 'none'}"

@@ -118,7 +118,9 @@ def test_wrong_fields_are_named_with_their_line(tmp_path: Path, row: Any, found:
         list(read_documents(path))
 
 
-@pytest.mark.parametrize("content", [None, 3, [{"type": "text", "text": "Why?"}]], ids=str)
+@pytest.mark.parametrize(
+    "content", [None, 3, [{"type": "image_url", "image_url": "a.png"}]], ids=str
+)
 def test_a_message_that_is_no_text_is_refused(tmp_path: Path, content: Any) -> None:
     """A template would write None, or a list as Python does."""
     talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": content}]

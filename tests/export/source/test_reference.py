@@ -30,7 +30,7 @@ def test_hidden_states_and_logits_are_hugging_faces(source: Tiny) -> None:
     reference = Reference(source.checkpoint)
     with torch.inference_mode():
         expected = source.hf(TOKENS)
-        states = source.hf.model(TOKENS).last_hidden_state
+        states = source.hf.base_model(TOKENS).last_hidden_state
     hidden = reference.hidden_states(TOKENS)
     torch.testing.assert_close(hidden, states, rtol=1e-5, atol=1e-5)
     logits = reference.logits(hidden.flatten(0, 1), reference.head())
