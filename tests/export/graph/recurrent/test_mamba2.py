@@ -15,7 +15,6 @@ from edgelm.export.source.reference import Reference
 from edgelm.runtime.engines.session import Session
 from tests.checkpoints.models import save_tiny
 from tests.conftest import Tiny
-from tests.export import graphs
 from tests.export.graph.test_parity import assert_close
 from tests.export.graphs import build_session
 
@@ -59,10 +58,10 @@ def loaded(
     source: Tiny, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("graph")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "CONTEXT", LENGTH)
-        session = build_session(source.checkpoint, folder, dialect=request.param, chunk=LENGTH)
-    with session:
+    dialect = request.param
+    with build_session(
+        source.checkpoint, folder, dialect=dialect, chunk=LENGTH, context=LENGTH
+    ) as session:
         yield session
 
 
@@ -88,13 +87,12 @@ def test_a_hundred_tokens_are_chosen_alike(source: Tiny, loaded: Session) -> Non
         pytest.param("decomposed", marks=pytest.mark.slow),
     ],
 )
-def test_a_hundred_tokens_of_other_families(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dialect: Any
-) -> None:
+def test_a_hundred_tokens_of_other_families(tmp_path: Path, name: str, dialect: Any) -> None:
     model = save_tiny(name, tmp_path / "model", max_position_embeddings=2 * LENGTH)
-    monkeypatch.setattr(graphs, "CONTEXT", LENGTH)
-    checkpoint = open_checkpoint(tmp_path / "model")
-    with build_session(checkpoint, tmp_path / "graph", dialect=dialect, chunk=LENGTH) as session:
+    checkpoint, folder = open_checkpoint(tmp_path / "model"), tmp_path / "graph"
+    with build_session(
+        checkpoint, folder, dialect=dialect, chunk=LENGTH, context=LENGTH
+    ) as session:
         assert_same_choices(model, session)
 
 
