@@ -31,13 +31,8 @@ def greedy(session: Session, count: int) -> list[int]:
     "name", slow_but(["gemma3n", "gemma4", "gemma4-dense"], ["gemma3n", "gemma4"])
 )
 def test_greedy_text_is_hugging_faces(
-    tiny: TinyFactory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    dialect: DialectName,
+    tiny: TinyFactory, tmp_path: Path, name: str, dialect: DialectName
 ) -> None:
-    monkeypatch.setattr("tests.export.graphs.CONTEXT", 128)
     source = tiny(name)
     with torch.inference_mode():
         whole = source.hf.generate(
@@ -47,7 +42,7 @@ def test_greedy_text_is_hugging_faces(
             do_sample=False,
             eos_token_id=None,
         )
-    with build_session(source.checkpoint, tmp_path, dialect=dialect) as session:
+    with build_session(source.checkpoint, tmp_path, dialect=dialect, context=128) as session:
         assert greedy(session, NEW) == whole[0, len(PROMPT) :].tolist()
 
 

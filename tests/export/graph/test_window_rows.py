@@ -43,10 +43,9 @@ def expected(source: Tiny) -> Rows:
 @pytest.fixture(scope="module")
 def loaded(source: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSession]:
     folder = tmp_path_factory.mktemp("windows")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.export.graphs.CONTEXT", CONTEXT)
-        session = build_session(source.checkpoint, folder, cuts_windows=True, chunk=CONTEXT)
-    with session:
+    with build_session(
+        source.checkpoint, folder, cuts_windows=True, chunk=CONTEXT, context=CONTEXT
+    ) as session:
         yield session
 
 

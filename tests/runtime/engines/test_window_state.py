@@ -34,9 +34,9 @@ def source(calm: TinyFactory) -> Tiny:
 
 
 def open_session(source: Tiny, folder: Path, *, cuts_windows: bool, **given: Any) -> EngineSession:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.export.graphs.CONTEXT", CONTEXT)
-        return build_session(source.checkpoint, folder, cuts_windows=cuts_windows, **given)
+    return build_session(
+        source.checkpoint, folder, cuts_windows=cuts_windows, context=CONTEXT, **given
+    )
 
 
 @pytest.fixture(scope="module")
