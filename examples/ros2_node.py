@@ -57,4 +57,7 @@ def main(bundle: str) -> None:
 
 
 if __name__ == "__main__":
-    main(remove_ros_args(sys.argv)[1])
+    arguments = remove_ros_args(sys.argv)
+    if len(arguments) != 2:
+        sys.exit("usage: python ros2_node.py BUNDLE [--ros-args ...]")
+    main(arguments[1])
