@@ -57,7 +57,4 @@ def main(bundle: str) -> None:
 
 
 if __name__ == "__main__":
-    arguments = remove_ros_args(sys.argv)
-    if len(arguments) != 2:
-        sys.exit("usage: python ros2_node.py BUNDLE [--ros-args ...]")
-    main(arguments[1])
+    main(remove_ros_args(sys.argv)[1])
