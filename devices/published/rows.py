@@ -262,7 +262,7 @@ def _quantization(name: str, model: str, engine: str) -> tuple[float, float, str
 
 
 def _wide_parameters(quantization: str, engine: str, model: Total) -> float:
-    """Linear parameters that a 4-bit integer checkpoint keeps in 16 bits.
+    """Linear parameters that a quantized checkpoint keeps in 16 bits.
 
     Published checkpoints of models with linear attention leave it out of the quantization: Qwen's
     GPTQ files all attention and shared experts (`dynamic` in their quantization_config), those
@@ -276,7 +276,7 @@ def _wide_parameters(quantization: str, engine: str, model: Total) -> float:
         return 0.0
     if "gptq" in lowered:
         return model.attention_parameters + model.shared_expert_parameters
-    if engine == "vllm" and re.search(r"awq|w4a16", lowered.replace("nvfp4a16", "")):
+    if engine == "vllm" and re.search(r"awq|w4a16", lowered):
         return model.recurrent_parameters
     return 0.0
 

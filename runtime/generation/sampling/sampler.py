@@ -53,10 +53,10 @@ class Sampler:
             BadInput: settings that forbid every token.
         """
         _check_logits(logits)
-        row = self.transformed(self._processed(logits, history), history)
-        peak = row.max()
-        if not np.isfinite(peak):
-            raise BadInput(f"the sampling settings leave no token (highest: {peak}); allow one")
+        row = self._processed(logits, history)
+        _check_some(row)  # transforms expect one
+        row = self.transformed(row, history)
+        _check_some(row)
         token = self._choose(row)
         for processor in self._advancing:
             processor.advance(token)
@@ -107,6 +107,12 @@ def _as_row(returned: object, size: int) -> Row:
     with np.errstate(over="ignore"):  # becomes infinite, which is refused where it matters
         row: Row = returned.astype(np.float32, copy=False)
     return row
+
+
+def _check_some(row: Row) -> None:
+    peak = row.max()
+    if not np.isfinite(peak):
+        raise BadInput(f"the sampling settings leave no token (highest: {peak}); allow one")
 
 
 def _check_logits(row: Row) -> None:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # The first half of a character beyond 16 bits, without the second: programs that cut texts at
 # 16-bit units, as in JavaScript, leave one.
-_HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+_HALF_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
 async def read_body(request: Request, kind: type[T], settings: ServerSettings) -> T:

@@ -186,6 +186,14 @@ def test_half_of_a_surrogate_pair_is_named(http: httpx.Client, text: bytes, name
     assert ("half of a surrogate pair" in answer.text) == named
 
 
+def test_an_escaped_backslash_before_a_u_is_no_surrogate(http: httpx.Client) -> None:
+    answer = http.post(
+        CHAT, content=rb'{"a": "\\ud83d" oops}', headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 400
+    assert "surrogate" not in answer.text
+
+
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [

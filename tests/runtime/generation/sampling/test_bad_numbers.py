@@ -43,6 +43,16 @@ def test_logits_that_are_not_numbers(row: Row, temperature: float) -> None:
         sampler(row, [])
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_a_processor_that_leaves_no_token(value: float) -> None:
+    """An error of its own, whatever the settings: each transform expects a token."""
+    for settings in ({}, {"typical_p": 0.9}, {"top_p": 0.9}, {"top_k": 2}, {"min_p": 0.1}):
+        sampling = Sampling(temperature=1.0, seed=0, **settings)
+        sampler = Sampler(sampling, processors=(lambda _, row: np.full(len(row), value),))
+        with pytest.raises(BadInput, match="leave no token"):
+            sampler(ROW, [])
+
+
 def test_a_model_that_computes_nan_says_so_and_stays_usable(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
