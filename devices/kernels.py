@@ -259,6 +259,7 @@ _GROUPED_CHOICES: tuple[Int4 | Int8, ...] = (
 # ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
 _XQA_HEAD_DIMS = (64, 128, 256)
 _XQA_QUERIES = (4, 8, 16, 32)  # query heads per key head
+_NAMES = {"onnxruntime": "onnxruntime (--target cpu)"}
 
 
 def kernels_of(engine: str) -> Kernels:
@@ -274,11 +275,11 @@ def check_shape(spec: DecoderSpec, engine: str) -> None:
     if (reason := _why_not(spec, engine)) is None:
         return
     able = [_NAMES.get(name, name) for name in KERNELS if _why_not(spec, name) is None]
-    others = f"{' and '.join(able)} can (edge-devices list)" if able else "no other engine can"
+    others = "no other engine can"
+    if able:
+        others = f"{', '.join(able[:-1])} and {able[-1]}" if able[1:] else able[0]
+        others += " can (edge-devices list)"
     raise BadInput(f"{engine} cannot run this {spec.family}: {reason}; {others}")
-
-
-_NAMES = {"onnxruntime": "onnxruntime (--target cpu)"}
 
 
 def _why_not(spec: DecoderSpec, engine: str) -> str | None:

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from edgelm.bundle.records.behavior import Behavior
-from edgelm.bundle.records.gates import Figures, ratio_text
+from edgelm.bundle.records.gates import Figures
+from edgelm.perplexity import ratio_text
 from edgelm.quantize.precision import WeightPrecision, describe
 
 Progress = Callable[[str], None]

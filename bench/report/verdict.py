@@ -11,8 +11,8 @@ from edgelm.bench.report.selection import (
     typical_prompt,
 )
 from edgelm.bench.report.statistics import outliers
-from edgelm.bundle.records.gates import ratio_text
 from edgelm.page.page import Statement
+from edgelm.perplexity import ratio_text
 from edgelm.planning import Estimate, short
 
 # Adults read 238 words a minute silently (Brysbaert 2019, Journal of Memory and Language 109);

@@ -101,16 +101,22 @@ def _message(where: str, name: str, value: Any) -> Message:
 
 def _text(where: str, name: str, content: Any) -> str:
     """The text of a content, which may be a list of parts, as in OpenAI's API."""
-    parts = content if isinstance(content, list) and content else [content]
-    texts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    # A text among parts is no part; only a whole content is a plain text.
-    plain = parts is content and any(isinstance(part, str) for part in parts)
-    if plain or not all(isinstance(text, str) for text in texts):
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part["text"] for part in parts if _is_text(part)]
+    if not parts or len(texts) < len(parts):
         raise BadInput(
             f"{where}: the content of `{name}` is {shown(content)}, expected a text or parts such "
             'as {"type": "text", "text": "Why?"}; images are not supported'
         )
     return "".join(texts)
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
 
 
 def _texts(where: str, name: str, value: Message) -> Message:

@@ -12,9 +12,9 @@ import msgspec
 
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.errors import BadInput
+from edgelm.perplexity import exponential
 
 Better = Literal["lower", "higher"]
-_MAX_LOSS = 600.0  # nats; e to this power leaves room for the standard error
 _NOT_FINITE = 1e4  # what counts for a value that is NaN or infinite; of a loss, nats
 Form = Literal["share", "fraction", "mean", "exp"]
 
@@ -71,7 +71,7 @@ class Metric(msgspec.Struct, frozen=True):
         else:
             error = _standard_error(self._influences())
         if self.form == "exp":
-            value = _exp(value)
+            value = exponential(value)
             error *= value
         return Score(value, error, total, self.better, self.form in ("share", "fraction"))
 
@@ -91,7 +91,7 @@ class Metric(msgspec.Struct, frozen=True):
         gap, n = self.mean - other.mean, len(self.sums)
         if self.form != "exp":
             return Difference(gap, error, n)
-        ours, theirs, ratio = _exp(self.mean), _exp(other.mean), _exp(gap)
+        ours, theirs, ratio = exponential(self.mean), exponential(other.mean), exponential(gap)
         # To first order, both by the error of the difference of the logarithms.
         return Difference(ours - theirs, error * ours, n, ratio, error * ratio)
 
@@ -131,11 +131,6 @@ def perplexity_of(losses: Sequence[float]) -> Metric:
 
 def _finite(values: Sequence[float], otherwise: float) -> tuple[float, ...]:
     return tuple(one if math.isfinite(one) else otherwise for one in values)
-
-
-def _exp(loss: float) -> float:
-    """Finite for any loss, since JSON has no infinity; a broken model loses thousands of nats."""
-    return math.exp(max(-_MAX_LOSS, min(loss, _MAX_LOSS)))
 
 
 def _standard_error(influences: Sequence[float]) -> float:

@@ -146,11 +146,10 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
     drawn = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     rows = torch.arange(len(logits), device=logits.device)
     for width in (*_WIDTHS, probabilities.shape[-1]):
-        tokens, complete = _in_nucleus(probabilities[rows], width, sampling.top_p, uniform[rows])
-        drawn[rows] = tokens
-        rows = rows[~complete]
-        if not len(rows):
+        drawn[rows], complete = _in_nucleus(probabilities, width, sampling.top_p, uniform)
+        if complete.all():
             break
+        rows, probabilities, uniform = (one[~complete] for one in (rows, probabilities, uniform))
     return drawn
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def layer_vectors(spec: DecoderSpec, layer: LayerSpec) -> int:
-    """Those of one layer; without its scalar."""
+    """Those of one layer, but for the scalar that multiplies its output (Gemma 4)."""
     h, heads, projected = spec.hidden_size, spec.heads(layer), spec.projected_sizes(layer)
     mixer, ffn = layer.mixer, spec.mlp_size(layer)
     total = len(spec.norm_names) * h * (1 + spec.norms_have_bias)

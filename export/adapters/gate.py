@@ -10,7 +10,7 @@ import torch
 
 from edgelm.bundle import FileEntry
 from edgelm.bundle.records.adapters import AdapterGate, AdapterRecord
-from edgelm.bundle.records.gates import Threshold, passes, ratio_text
+from edgelm.bundle.records.gates import Threshold, passes
 from edgelm.checkpoint.adapter.merge import merged
 from edgelm.errors import GateFailed
 from edgelm.export.adapters.switchable import SwitchableAdapter
@@ -20,6 +20,7 @@ from edgelm.export.gate.divergence import Distance
 from edgelm.export.gate.measure import Evaluator, session_logits
 from edgelm.export.progress import Progress
 from edgelm.export.source.reference import Reference
+from edgelm.perplexity import ratio_text
 from edgelm.runtime.engines.adapters import LoadedAdapter, read_adapter
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine

@@ -7,9 +7,10 @@ from pathlib import Path
 from edgelm.bundle import Manifest
 from edgelm.bundle.records.adapters import AdapterRecord
 from edgelm.bundle.records.embedding import EmbeddingRecord
-from edgelm.bundle.records.gates import Figures, ratio_text
+from edgelm.bundle.records.gates import Figures
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.cli import format_bytes
+from edgelm.perplexity import ratio_text
 from edgelm.quantize.precision import describe
 
 CARD = "README.md"

@@ -6,13 +6,7 @@ import torch
 
 from edgelm.bundle.records.gates import Figures
 from edgelm.errors import BadCheckpoint, GateFailed
-
-_MAX_LOSS = 600.0  # nats; e to this power leaves room for the standard error
-
-
-def exponential(nats: float) -> float:
-    """`exp`, finite for any loss: JSON has no infinity, and a broken graph loses thousands."""
-    return math.exp(max(-_MAX_LOSS, min(nats, _MAX_LOSS)))
+from edgelm.perplexity import exponential
 
 
 class Distance:

@@ -17,11 +17,11 @@ from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.source.head import Head, read_head
 from edgelm.export.source.streaming import stream_weights
 from edgelm.spec.decoder import Rope
+from edgelm.spec.layers.altup import MIN_SQUARE
 from edgelm.spec.rope import rotary_frequencies
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import HEAD_BIAS
 
-_MIN_SQUARE = 1e-5  # of a stream's projection (Gemma 3n)
 _PART = 2**24  # weights of the head that are converted at a time: 67 MB
 
 
@@ -79,10 +79,10 @@ class Reference:
         """The mean of the streams [streams, B, T, hidden], as Gemma 3n's model ends."""
         target = streams[0].square().mean(-1, keepdim=True).sqrt()
         total = streams[0]
-        modules = self.model.model.altup_unembed_projections
+        modules = self.model.base_model.altup_unembed_projections
         for stream, projection in zip(streams[1:], modules, strict=True):
             own = projection(stream)
-            size = own.square().mean(-1, keepdim=True).clamp(min=_MIN_SQUARE).sqrt()
+            size = own.square().mean(-1, keepdim=True).clamp(min=MIN_SQUARE).sqrt()
             total = total + own * target / size
         return total / len(streams)
 

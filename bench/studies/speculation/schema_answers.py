@@ -92,8 +92,8 @@ def _rate(reply: Reply) -> float:
 
 
 def _busy_seconds() -> float:
-    """Processor time of the whole machine, all cores together."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+    """Processor time of the whole machine, all cores together; that of guests is in the user's."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     idle, waiting = fields[3:5]
     return float(sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK")
 

@@ -65,11 +65,6 @@ class Figures(msgspec.Struct, frozen=True):
     perplexity_ratio_error: float | None = None
 
 
-def ratio_text(ratio: float) -> str:
-    """A ratio of perplexities with three decimals; that of a broken graph as a power of ten."""
-    return f"×{ratio:.3f}" if ratio < 1e6 else f"×{ratio:.1e}"
-
-
 class SourceCheck(msgspec.Struct, frozen=True):
     """Difference between the gate's reference and the model that transformers loads.
 

@@ -25,6 +25,7 @@ from edgelm.spec.config.layer_sizes import (
     with_keys_as_values,
     with_mlp_sizes,
     with_shared_keys,
+    with_sparse_activations,
 )
 from edgelm.spec.config.mixer_fields import feed_forward_size, layer_mixers
 from edgelm.spec.config.parallel_mamba import multipliers, parallel_mamba
@@ -292,6 +293,7 @@ class _Reader:
             sized = with_mlp_sizes(fields, family, tuple(layers))
         else:
             sized = with_own_sizes(fields, tuple(layers), size)
+        sized = with_sparse_activations(fields, family, sized)
         return with_shared_keys(fields, family, with_keys_as_values(fields, family, sized))
 
 

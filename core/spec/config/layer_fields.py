@@ -108,16 +108,11 @@ def _pattern(fields: Fields, window: int | None, rotated: list[bool]) -> list[bo
     return [(layer + 1) % pattern != 0 for layer in range(len(rotated))]
 
 
-def _fourth(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
-    return [layer % 4 != 3 for layer in range(len(rotated))]
+def _all_but_every(count: int) -> Default:
+    def default(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
+        return [(layer + 1) % count != 0 for layer in range(len(rotated))]
 
-
-def _fifth(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
-    return [layer % 5 != 4 for layer in range(len(rotated))]
-
-
-def _sixth(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
-    return [layer % 6 != 5 for layer in range(len(rotated))]
+    return default
 
 
 def _first(fields: Fields, window: int | None, rotated: list[bool]) -> list[bool]:
@@ -142,9 +137,9 @@ _DEFAULTS: dict[Windows, Default] = {
     "listed": _all,
     "alternating": _alternating,
     "pattern": _pattern,
-    "fourth": _fourth,
-    "fifth": _fifth,
-    "sixth": _sixth,
+    "fourth": _all_but_every(4),
+    "fifth": _all_but_every(5),
+    "sixth": _all_but_every(6),
     "first": _first,
     "upper": _upper,
     "unrotated": _unrotated,

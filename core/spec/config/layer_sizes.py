@@ -118,17 +118,28 @@ def with_shared_keys(
 def with_mlp_sizes(
     fields: Fields, family: Family, layers: tuple[LayerSpec, ...]
 ) -> tuple[LayerSpec, ...]:
-    """The layers with the sizes and the sparsity that lists of the family's own give their MLPs.
+    """The layers with the sizes of their MLPs, of a family that may list them.
 
     Raises:
         BadCheckpoint: a list of the wrong length or with other values.
     """
-    if family.listed_ffn and isinstance(fields.values.get(family.ffn_field), list | tuple):
-        sizes = listed_sizes(fields, family.ffn_field)
-        layers = tuple(
-            msgspec.structs.replace(layer, intermediate_size=None if size == max(sizes) else size)
-            for layer, size in zip(layers, sizes, strict=True)
-        )
+    if not isinstance(fields.values.get(family.ffn_field), list | tuple):
+        return layers
+    sizes = listed_sizes(fields, family.ffn_field)
+    return tuple(
+        msgspec.structs.replace(layer, intermediate_size=None if size == max(sizes) else size)
+        for layer, size in zip(layers, sizes, strict=True)
+    )
+
+
+def with_sparse_activations(
+    fields: Fields, family: Family, layers: tuple[LayerSpec, ...]
+) -> tuple[LayerSpec, ...]:
+    """The layers with the shares of gates that they drop, if the family drops some.
+
+    Raises:
+        BadCheckpoint: a list of the wrong length or with other values.
+    """
     if not family.sparse_activations:
         return layers
     shares = _sparsity(fields, len(layers))

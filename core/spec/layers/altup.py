@@ -7,6 +7,7 @@ import msgspec
 from edgelm.spec.layers.mixers import Shapes
 
 MAX_STREAMS = 64
+MIN_SQUARE = 1e-5  # mean square of a stream's projection, whose root is divided by
 
 
 class AltUp(msgspec.Struct, frozen=True):

@@ -12,12 +12,11 @@ import torch
 from edgelm.export.graph.activations import Arithmetic, mean_of_squares, narrowed, widened
 from edgelm.export.graph.dtypes import write_floats
 from edgelm.export.quantize.weights import Weights
-from edgelm.spec.layers.altup import AltUp
+from edgelm.spec.layers.altup import MIN_SQUARE, AltUp
 
 Value = ir.Value
 _OTHERS = "altup.others"
 _ROW, _COLUMN = (0, 0, 1, -1), (0, 0, -1, 1)
-_MIN_SQUARE = 1e-5  # of a projection, before its root is divided by
 
 
 class _Dialect(Arithmetic, Protocol):
@@ -69,12 +68,12 @@ class Streams:
 
     def add_to_others(self, streams: Value, delta: Value) -> Value:
         """Add to every stream but the first, whichever is active."""
-        others = torch.ones(self.altup.streams, 1)
-        others[0] = 0.0
-        if (mask := self._written.get(_OTHERS)) is None:
+        if _OTHERS not in self._written:
+            others = torch.ones(self.altup.streams, 1)
+            others[0] = 0.0
             mask = write_floats(self.graph, _OTHERS, others, self.dialect.activations)
             self._written[_OTHERS] = mask
-        wide = self.graph.op("Mul", self.graph.reshape(delta, _ROW), mask)
+        wide = self.graph.op("Mul", self.graph.reshape(delta, _ROW), self._written[_OTHERS])
         return self.dialect.add(streams, wide)
 
     def stream(self, streams: Value, number: int) -> Value:
@@ -105,7 +104,7 @@ class Streams:
         """Rows scaled to the root mean square of the target's."""
         dialect, op = self.dialect, self.graph.op
         wide, aim = (widened(dialect, one) for one in (x, target))
-        square = op("Max", mean_of_squares(dialect, wide), dialect.number(_MIN_SQUARE, "fp32"))
+        square = op("Max", mean_of_squares(dialect, wide), dialect.number(MIN_SQUARE, "fp32"))
         factor = op("Sqrt", op("Div", mean_of_squares(dialect, aim), square))
         return narrowed(dialect, op("Mul", wide, factor))
 

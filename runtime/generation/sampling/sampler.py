@@ -54,7 +54,8 @@ class Sampler:
         """
         _check_logits(logits)
         row = self._processed(logits, history)
-        _check_some(row)  # transforms expect one
+        if row is not logits:
+            _check_some(row)  # transforms expect a token
         row = self.transformed(row, history)
         _check_some(row)
         token = self._choose(row)

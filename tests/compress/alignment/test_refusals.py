@@ -45,6 +45,16 @@ from tests.compress.alignment.examples import DPO, PAIRS, SFT, STRICT, TALKS, Wr
         ),
         (
             SFT,
+            {"messages": [{"role": "user", "content": {"text": "x"}}]},
+            r"the content of `messages\[0\]` is .* expected a text or parts",
+        ),
+        (
+            SFT,
+            {"messages": [{"role": "user", "content": [{"type": "image", "text": "x"}]}]},
+            r"the content of `messages\[0\]` is .* expected a text or parts",
+        ),
+        (
+            SFT,
             {"messages": [{"role": "user", "content": ["x"]}]},
             r"the content of `messages\[0\]` is .* expected a text or parts",
         ),
