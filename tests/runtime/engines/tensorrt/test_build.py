@@ -29,12 +29,14 @@ FP16 = Fp16()
 DECOMPOSED = (
     *("gemma2", "falcon-h1", "gemma3n", "gemma4", "qwen3", "granite-hybrid", "granite-swa"),
     *("lfm2", "nemotron-h", "qwen3.5", "starcoder2"),
+    *("cohere", "cohere2", "gpt-neox", "phi"),
 )
 FAMILIES = [
     *("gemma2", "gemma3", "llama-untied", "olmo2", "phi3-partial", "qwen3", "smollm3"),
     *(
         "apertus",
         "arcee",
+        "cohere",
         "cohere2",
         "exaone4",
         "falcon-h1",
@@ -65,7 +67,7 @@ TWO: dict[str, Any] = {"num_hidden_layers": 2}
 LAYERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("gemma2", "llama-untied", "olmo2", "phi3-partial", "qwen3", "apertus"), TWO),
     **dict.fromkeys(("arcee", "glm4", "hunyuan", "ministral3"), TWO),
-    **dict.fromkeys(("gpt-neox", "phi", "stablelm-parallel", "starcoder2"), TWO),
+    **dict.fromkeys(("cohere", "gpt-neox", "phi", "stablelm-parallel", "starcoder2"), TWO),
     "cohere2": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "gemma3": TWO | {"layer_types": ["sliding_attention", "full_attention"]},
     "gemma3n": {
