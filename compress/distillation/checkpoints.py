@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from edgelm.cli import format_bytes
-from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.settings import LENGTH, Distillation
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.hashing import first_changed, tree_sha256
 from edgelm.files.replacing import replace_file, sync, sync_folder
@@ -91,7 +91,7 @@ class Checkpoints:
         Raises:
             BadInput: all checkpoints are damaged.
         """
-        found = self._found()
+        found = _found(self.folder)
         for path in found:
             if _changed(path) is None:
                 self.accelerator.load_state(str(path))
@@ -105,12 +105,7 @@ class Checkpoints:
 
     def last(self) -> Path | None:
         """The newest complete checkpoint."""
-        return next((path for path in self._found() if (path / _HASHES).is_file()), None)
-
-    def _found(self) -> list[Path]:
-        """All folders of checkpoints, newest first."""
-        named = (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
-        return sorted((path for path in named if path.is_dir()), key=_step_of, reverse=True)
+        return next((path for path in _found(self.folder) if (path / _HASHES).is_file()), None)
 
     def save(self, step: int) -> None:
         """Write a checkpoint.
@@ -134,7 +129,7 @@ class Checkpoints:
         remove(target)  # a damaged one, or the leftover of an interrupted run
         staging.rename(target)
         sync_folder(self.folder)
-        for path in self._found():
+        for path in _found(self.folder):
             if path != target:
                 remove(path)
 
@@ -182,35 +177,61 @@ class Checkpoints:
         return f"the next start resumes from the checkpoint of step {_step_of(last)}"
 
     def _check_settings(self) -> None:
-        path = self.folder / _SETTINGS
-        ours = fixed_settings(self.settings)
-        theirs = self._first_settings(path)
-        if theirs is None:
-            replace_file(path, json.dumps(ours, indent=1).encode() + b"\n")
-            return
-        differing = sorted(key for key in ours if ours[key] != theirs.get(key))
-        if differing:
-            key = differing[0]
+        if problem := obstacle(self.folder, self.settings):
             raise BadInput(
-                f"{self.folder} holds a run with other settings ({key} {theirs.get(key)!r}, "
-                f"now {ours[key]!r}); remove the folder or choose another one"
+                f"{self.folder} holds a run with other settings ({problem}); remove the folder or "
+                "choose another one"
             )
+        path, ours = self.folder / _SETTINGS, fixed_settings(self.settings)
+        before = _settings_of(self.folder, type(self.settings))
+        if before is None or fixed_settings(before) != ours:
+            replace_file(path, json.dumps(ours, indent=1).encode() + b"\n")
 
-    def _first_settings(self, path: Path) -> dict[str, Any] | None:
-        """The settings that the run started with; None for a new run."""
-        if not path.exists():
+
+def obstacle(folder: Path, settings: msgspec.Struct) -> str | None:
+    """Why the training in a folder cannot continue with these settings; None if it can.
+
+    It can if the steps that are done are also the first ones of a training with these settings.
+
+    Raises:
+        BadInput: the folder's settings are damaged.
+    """
+    before = _settings_of(folder, type(settings))
+    if before is None:
+        return None
+    ours, theirs = fixed_settings(settings), fixed_settings(before)
+    differing = sorted(key for key in ours if ours[key] != theirs.get(key))
+    others = [key for key in differing if key not in LENGTH]
+    if isinstance(settings, Distillation) and isinstance(before, Distillation) and not others:
+        done = max(map(_step_of, _found(folder)), default=0)
+        return settings.why_not_after(before, done)
+    if not differing:
+        return None
+    key = others[0] if others else differing[0]
+    return f"{key} {theirs.get(key)!r}, now {ours[key]!r}"
+
+
+def _settings_of(folder: Path, kind: type[msgspec.Struct]) -> msgspec.Struct | None:
+    """The settings of the training in a folder; None if nothing was trained there."""
+    path = folder / _SETTINGS
+    if not path.exists():
+        return None
+    try:
+        # Decoded, so that a setting added after the run was started has its default.
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+        if not _found(folder):  # interrupted before anything was trained
             return None
-        try:
-            # Decoded, so that a setting added after the run was started has its default.
-            return fixed_settings(msgspec.json.decode(path.read_bytes(), type=type(self.settings)))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
-            if not self._found():  # interrupted before anything was trained
-                remove(path)
-                return None
-            raise BadInput(
-                f"{path} is damaged ({reason(error)}), so it is unknown which run {self.folder} "
-                "holds; remove the folder to restart, or restore the file from a copy"
-            ) from None
+        raise BadInput(
+            f"{path} is damaged ({reason(error)}), so it is unknown which run {folder} "
+            "holds; remove the folder to restart, or restore the file from a copy"
+        ) from None
+
+
+def _found(folder: Path) -> list[Path]:
+    """All folders of checkpoints, newest first."""
+    named = (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted((path for path in named if path.is_dir()), key=_step_of, reverse=True)
 
 
 def fixed_settings(settings: msgspec.Struct) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Seed, Sha
 from edgelm.errors import BadInput
 
 _FINAL_RATE, _FINAL_SHARE = 1e-5, 0.2  # of the peak
+# Fields that say only how long to train and at which rate in which step.
+LENGTH = ("tokens", "stop_after", "warmup", "schedule", "decay", "final_learning_rate")
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,7 +26,7 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     warmup: share of the steps in which the learning rate rises
     schedule: learning rate after the warmup: `cosine` falls over all steps; `constant` stays;
         `wsd` (warmup, stable, decay; arXiv 2404.06395) falls linearly over the last `decay` share
-        of the steps, so that one long run can be ended at several lengths
+        of the steps; until then `tokens` may be changed, and the training continues
     decay: share of the steps in which the learning rate falls with `wsd`
     weight_decay: weight decay of AdamW
     gradient_clip: maximum norm of the gradient
@@ -117,9 +119,14 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             return min(_FINAL_RATE, _FINAL_SHARE * self.learning_rate)
         return self.final_learning_rate
 
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return math.ceil(self.warmup * self.steps)
+
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from zero."""
-        warmup = math.ceil(self.warmup * self.steps)
+        warmup = self.warmup_steps
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         if self.schedule == "constant":
@@ -128,9 +135,28 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
         span = self.learning_rate - final
         if self.schedule == "wsd":
             left = (self.steps - step) / (self.decay * self.steps)
-            return final + span * min(1.0, left)
+            return self.learning_rate if left >= 1 else final + span * left
         done = (step - warmup) / max(1, self.steps - warmup)
         return final + span * 0.5 * (1 + math.cos(math.pi * done))
+
+    def why_not_after(self, before: "Distillation", steps: int) -> str | None:
+        """Why a training cannot continue with these settings after `steps` steps with others.
+
+        None if it can: all of these steps had the learning rates that they now have. Its result is
+        then that of a training with these settings from the start.
+        """
+        if steps > self.last_step:
+            return f"{steps} steps are done, and the training now has {self.last_step}"
+        for step in range(steps):
+            was, now = before.learning_rate_at(step), self.learning_rate_at(step)
+            if was == now:
+                continue
+            reason = f"the learning rate of step {step + 1} was {was:.3g}, and is now {now:.3g}"
+            if self.warmup_steps != (rising := before.warmup_steps):
+                same = max(0.0, (rising - 0.5) / self.steps)
+                reason += f"; warmup = {same:.3g} keeps the {rising} steps of the warmup"
+            return reason
+        return None
 
     def check(self, world_size: int = 1) -> None:
         """Raise BadInput for settings that contradict each other."""

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,20 @@ class Result(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, sha256=hashlib.sha256(content).hexdigest())
 
 
+@dataclass(frozen=True)
+class Length:
+    """How far a stage goes, where another length may continue what is in its folder.
+
+    fields: those of `inputs["settings"]` that say only how far, and on which schedule.
+    obstacle: given the stage's folder, why what is there cannot be continued; None if it can.
+    stop: where the work ends, if the fields do not say so.
+    """
+
+    fields: tuple[str, ...]
+    obstacle: Callable[[Path], str | None]
+    stop: int | None = None
+
+
 class RunFolder:
     """Runs stages in a folder, and skips those that are done."""
 
@@ -91,7 +106,7 @@ class RunFolder:
         work: Callable[[Path], StageRecord],
         *,
         collective: bool = False,
-        length: int | None = None,
+        length: Length | None = None,
     ) -> tuple[Path, str]:
         """Run a stage unless its result exists.
 
@@ -102,15 +117,16 @@ class RunFolder:
             inputs: everything that the result depends on, as JSON types.
             work: called with the stage's folder, where it writes its results.
             collective: whether all processes do the work, as in training.
-            length: how far the work goes, if more of it continues what a shorter one left in the
-                folder; not among `inputs`.
+            length: what of the inputs says only how far the work goes; None: the work of other
+                inputs is never continued.
 
         Returns:
             The stage's folder, and the hash of its inputs for those of later stages.
         """
         inputs = {"stage": name, "edgelm": __version__, **inputs}
-        begun = {"key": _hash_of(inputs), "length": length}
-        key = _hash_of(inputs if length is None else {**inputs, "length": length})
+        stop = None if length is None else length.stop
+        key = _hash_of(inputs if stop is None else {**inputs, "length": stop})
+        begun = length and _key_without(inputs, length)
         content = {"key": key, "inputs": inputs, "begun": begun}
         folder = self.folder / name
         if not is_main_process():
@@ -125,13 +141,16 @@ class RunFolder:
                 return folder, key
             self.report(f"{name}: {folder / damaged} is missing or damaged, rerunning")
             self._set_aside(folder)
-        elif _is_shorter(folder / _INPUTS, begun):
-            self.report(f"{name}: continuing the result of a shorter run")
-            remove(folder / _DONE)
-            _write_inputs(folder, content)
         elif folder.exists() and _key_of(folder / _INPUTS) != key:
-            self.report(f"{name}: inputs changed, rerunning")
-            self._set_aside(folder)
+            same = length is not None and _key_of(folder / _INPUTS, "begun") == begun
+            problem = length.obstacle(folder) if length is not None and same else "inputs changed"
+            if problem is None:
+                self.report(f"{name}: continuing with another length")
+                remove(folder / _DONE)
+                _write_inputs(folder, content)
+            else:
+                self.report(f"{name}: {problem}, rerunning")
+                self._set_aside(folder)
         if not folder.exists():
             folder.mkdir(parents=True)
             _write_inputs(folder, content)
@@ -237,19 +256,16 @@ def _write_inputs(folder: Path, content: dict[str, Any]) -> None:
     replace_file(folder / _INPUTS, json.dumps(content, indent=1).encode() + b"\n")
 
 
-def _is_shorter(path: Path, begun: dict[str, Any]) -> bool:
-    """Whether a folder's stage is the one that `begun` describes, and was to end earlier."""
-    try:
-        before = json.loads(path.read_text())["begun"]
-        same = before["key"] == begun["key"]
-        return bool(same and before["length"] < begun["length"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+def _key_without(inputs: dict[str, Any], length: Length) -> str:
+    """The key that stages have in common which differ in their lengths only."""
+    settings = inputs["settings"].items()
+    others = {name: value for name, value in settings if name not in length.fields}
+    return _hash_of({**inputs, "settings": others})
 
 
-def _key_of(path: Path) -> str | None:
+def _key_of(path: Path, name: str = "key") -> str | None:
     try:
-        return str(json.loads(path.read_text())["key"])
+        return str(json.loads(path.read_text())[name])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

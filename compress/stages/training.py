@@ -9,20 +9,24 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.distillation.cache_settings import CacheSettings
+from edgelm.compress.distillation.checkpoints import obstacle
 from edgelm.compress.distillation.loss.layer_map import default_map
 from edgelm.compress.distillation.metrics import FILE as METRICS
 from edgelm.compress.distillation.metrics import Metrics, read_metrics
 from edgelm.compress.distillation.milestones import Milestones
-from edgelm.compress.distillation.settings import Distillation
+from edgelm.compress.distillation.settings import LENGTH, Distillation
 from edgelm.compress.distillation.teacher_cache import TeacherCache, build_cache, cache_bytes
 from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
 from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model, gather_full_model, save_model
 from edgelm.compress.recipe.tables import Correct, DistillStage, Qad
+from edgelm.compress.run.run_folder import Length
 from edgelm.compress.stages.draft import freeze_shared
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.quantize.precision import Int4, Int8, describe
+
+_CHECKPOINTS = "checkpoints"
 
 
 def correct_teacher(state: State, settings: Correct) -> None:
@@ -42,7 +46,8 @@ def correct_teacher(state: State, settings: Correct) -> None:
         figures |= {"held_out_loss_before": before, "held_out_loss": after}
         return stage_record("correct", settings, figures, tokens=distillation.trained_tokens)
 
-    folder, key = state.run.stage("correct", inputs, work, collective=True)
+    length = _length(distillation)
+    folder, key = state.run.stage("correct", inputs, work, collective=True, length=length)
     state.use_teacher(folder / "model", key)
 
 
@@ -89,9 +94,8 @@ def distill_student(state: State, table: DistillStage) -> None:
     inputs = state.inputs(settings, "student") | {"cache": plain(cache)["settings"]}
     if settings.layer_map:  # its weight follows the losses of each micro-batch
         inputs["micro_batch"] = settings.micro_batch
-    folder, key = state.run.stage(
-        "distill", inputs, work, collective=True, length=settings.trained_tokens
-    )
+    length = _length(settings, settings.trained_tokens)
+    folder, key = state.run.stage("distill", inputs, work, collective=True, length=length)
     state.use_student(folder, key)
 
 
@@ -136,8 +140,19 @@ def quantization_aware_distill(state: State, settings: Qad) -> None:
         save_model(student, state.tokenizer, folder / "model", torch.float32)
         return stage_record("qad", settings, figures, tokens=distillation.trained_tokens)
 
-    folder, key = state.run.stage("qad", inputs, work, collective=True)
+    length = _length(distillation)
+    folder, key = state.run.stage("qad", inputs, work, collective=True, length=length)
     state.use_student(folder, key)
+
+
+def _length(settings: Distillation, stop: int | None = None) -> Length:
+    """A training can be made longer or shorter while its steps keep their learning rates."""
+
+    def problem(folder: Path) -> str | None:
+        checkpoints = folder / _CHECKPOINTS
+        return obstacle(checkpoints, settings) if checkpoints.is_dir() else None
+
+    return Length(LENGTH, problem, stop)
 
 
 def _train(
@@ -152,7 +167,7 @@ def _train(
     watch: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run a training and log every step; returns its final figures."""
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / _CHECKPOINTS
     with Metrics(folder) as metrics:
         for step in distill(
             student,

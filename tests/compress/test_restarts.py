@@ -207,8 +207,8 @@ def test_a_run_that_ended_early_is_continued(folder: Path, tmp_path: Path) -> No
         record = compress_model(
             recipe_of(folder, *usual, DISTILL + part), student, report=lines.append
         )
-        shorter = "distill: continuing the result of a shorter run" in lines
-        assert shorter == (part != "stop_after = 384\n")
+        continued = "distill: continuing with another length" in lines
+        assert continued == (part != "stop_after = 384\n")
         steps = (student.with_name("student.run") / "distill" / "metrics.jsonl").read_text()
         tokens = stage(record, "distill").tokens
         assert tokens == {"stop_after = 384\n": 384, "stop_after = 640\n": 640, "": 1024}[part]
@@ -221,7 +221,71 @@ def test_a_run_that_ended_early_is_continued(folder: Path, tmp_path: Path) -> No
     compress_model(
         recipe_of(folder, *usual, DISTILL + "stop_after = 384\n"), student, report=lines.append
     )
-    assert "distill: inputs changed, rerunning" in lines, "what is past the end cannot be undone"
+    rerun = "distill: 8 steps are done, and the training now has 3, rerunning"
+    assert rerun in lines, "what is past the end cannot be undone"
+
+
+WSD = """schedule = "wsd"
+decay = 0.25
+"""
+
+
+def wsd(tokens: int, warmup: float, more: str = "") -> str:
+    settings = DISTILL.replace("tokens = 1024", f"tokens = {tokens}")
+    return f"{settings}{WSD}warmup = {warmup}\n{more}"
+
+
+@pytest.mark.parametrize("stopped", ["killed", "stop_after"])
+def test_the_length_may_change_while_the_rate_is_constant(
+    folder: Path, tmp_path: Path, stopped: str
+) -> None:
+    """`tokens` raised or lowered before the decay gives the student of that length."""
+    usual, student = ("seed = 3\n", CORRECT, PRUNE), tmp_path / "student"
+    copy_of_run(folder, student, without=("distill", "qad", "evaluate"))
+    if stopped == "killed":
+        recipe = write_recipe(folder, TEACHER, *usual, wsd(2048, 0.1))  # 16 steps, 2 of the warmup
+        assert run(str(recipe), str(student), "--die-at", "distill: step 5/") == -9
+    else:
+        compress_model(recipe_of(folder, *usual, wsd(2048, 0.1, "stop_after = 640\n")), student)
+    lines: list[str] = []
+    shorter = recipe_of(folder, *usual, wsd(1024, 0.2))  # 8 steps, 2 of the warmup
+    compress_model(shorter, student, report=lines.append)
+    assert "distill: continuing with another length" in lines
+    assert not (student.with_name("student.run") / "replaced").exists()
+    fresh = tmp_path / "fresh"
+    copy_of_run(folder, fresh, without=("distill", "qad", "evaluate"))
+    compress_model(shorter, fresh)
+    folders = [one.with_name(f"{one.name}.run") / "distill" for one in (student, fresh)]
+    assert same(*(weights_of(one / "model") for one in folders))
+    metrics = [(one / "metrics.jsonl").read_text().splitlines() for one in folders]
+    assert len(metrics[0]) == len(metrics[1]) == 8
+
+
+@pytest.mark.parametrize(
+    ("tokens", "warmup", "reason"),
+    [
+        (
+            2048,
+            0.2,
+            "the learning rate of step 1 was 0.0015, and is now 0.00075; warmup = 0.0938 keeps the "
+            "2 steps of the warmup",
+        ),
+        (2048, 0.1, "the learning rate of step 8 was 0.00151, and is now 0.003"),
+        (512, 0.4, "8 steps are done, and the training now has 4"),
+    ],
+)
+def test_a_length_that_would_change_done_steps_reruns_them(
+    folder: Path, tmp_path: Path, tokens: int, warmup: float, reason: str
+) -> None:
+    student = tmp_path / "student"
+    copy_of_run(folder, student, without=("distill", "qad", "evaluate"))
+    usual = ("seed = 3\n", CORRECT, PRUNE)
+    compress_model(recipe_of(folder, *usual, wsd(1024, 0.2)), student)  # its rate falls from step 7
+    lines: list[str] = []
+    changed = recipe_of(folder, *usual, wsd(tokens, warmup, "stop_after = 1024\n"))
+    compress_model(changed, student, report=lines.append)
+    assert f"distill: {reason}, rerunning" in lines
+    assert (student.with_name("student.run") / "replaced" / "distill-1" / "model").is_dir()
 
 
 @pytest.mark.parametrize("name", ["correct", "qad"])
