@@ -149,9 +149,9 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             return f"{steps} steps are done, and the training now has {self.last_step}"
         for step in range(steps):
             was, now = before.learning_rate_at(step), self.learning_rate_at(step)
-            if was == now:
+            if math.isclose(was, now):
                 continue
-            reason = f"the learning rate of step {step + 1} was {was:.3g}, and is now {now:.3g}"
+            reason = f"the learning rate of step {step + 1} was {was:.6g}, and is now {now:.6g}"
             if self.warmup_steps != (rising := before.warmup_steps):
                 same = max(0.0, (rising - 0.5) / self.steps)
                 reason += f"; warmup = {same:.3g} keeps the {rising} steps of the warmup"

@@ -270,7 +270,7 @@ def test_the_length_may_change_while_the_rate_is_constant(
             "the learning rate of step 1 was 0.0015, and is now 0.00075; warmup = 0.0938 keeps the "
             "2 steps of the warmup",
         ),
-        (2048, 0.1, "the learning rate of step 8 was 0.00151, and is now 0.003"),
+        (2048, 0.1, "the learning rate of step 8 was 0.001505, and is now 0.003"),
         (512, 0.4, "8 steps are done, and the training now has 4"),
     ],
 )
