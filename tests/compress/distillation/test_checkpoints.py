@@ -111,5 +111,7 @@ def test_a_default_that_was_written_out(tmp_path: Path) -> None:
     written = msgspec.structs.replace(careful, final_learning_rate=1e-5)
     (tmp_path / "settings.json").write_bytes(msgspec.json.encode(written))
     (tmp_path / "step-00000100").mkdir()
-    with pytest.raises(BadInput, match=r"learning rate of step 17 was 1e-05, and is now 9.99\d*e-06"):
+    with pytest.raises(
+        BadInput, match=r"learning rate of step 17 was 1e-05, and is now 9.99\d*e-06"
+    ):
         Checkpoints(tmp_path, Accelerator(), careful)
