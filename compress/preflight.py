@@ -6,7 +6,7 @@ from edgelm.checkpoint.source import read_spec
 from edgelm.compress.distillation.loss.layer_map import check_map
 from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.needed_inputs import check_inputs
-from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.pruning.shape import Shape, check_has_block
 from edgelm.compress.puzzle.alternatives import Alternative, alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.recipe import Recipe
@@ -40,7 +40,9 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     if recipe.search:
         propose(_costs(recipe, trimmed), recipe.search)
     if recipe.prune:
-        requested_shape(recipe, trimmed)
+        shape = requested_shape(recipe, trimmed)
+        if recipe.importance.layers == "block":
+            check_has_block(spec, spec.num_hidden_layers - shape.num_hidden_layers)
     if recipe.align:
         batch = recipe.align.request(recipe.seed).batch_size
         if batch % processes:
@@ -59,13 +61,6 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
 def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
     tables = ("search", "prune", "puzzle", "draft", "qad")
     asked = next((name for name in tables if getattr(recipe, name) is not None), None)
-    if spec.entangles_layers and asked is not None:
-        raise BadInput(
-            f"[{asked}] cannot be used with {spec.family}: its layers are not built alike (they "
-            "have different heads, shared keys and values, additional inputs or only one "
-            "sublayer), so that no part can be removed or quantized in all of them; [correct] and "
-            "[distill] can be used"
-        )
     if spec.mixtures and asked is not None:
         raise BadInput(
             f"[{asked}] cannot be used with {spec.family}: importance, pruning and fake "

@@ -1,5 +1,6 @@
 """The shape: importance scores, the search within the budget, the pruned model."""
 
+import dataclasses
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
         if settings.layers == "loss":
             state.progress("importance: the loss without each layer")
             losses = layer_losses(model, _measure(state))
-            scores = Importance(scores.heads, scores.neurons, scores.channels, losses)
+            scores = dataclasses.replace(scores, layers=losses)
             scores.save(folder / "importance.safetensors")
         figures = {"layers": [round(float(value), 4) for value in scores.layers]}
         return stage_record("importance", settings, figures, tokens=sum(map(torch.numel, rows)))
@@ -86,7 +87,7 @@ def _collect_moments(state: State, model: Model, folder: Path) -> None:
     """Second moments of what is read through pruned axes, for `refit`."""
     folder.mkdir(exist_ok=True)
     spec, data = state.teacher.spec, state.data()
-    enough = -(-_TOKENS_PER_INPUT * spec.intermediate_size // data.length)
+    enough = -(-_TOKENS_PER_INPUT * spec.mlp_width // data.length)
     count = min(state.recipe.importance.samples, enough)
     moments = Hessians(folder, spec, parts=REFITTED)
     seen = 0
