@@ -130,7 +130,10 @@ def least_vocabulary(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec:
     if recipe.vocabulary is None:
         return spec
     size = min(spec.vocab_size, recipe.vocabulary.size or 1)
-    return msgspec.structs.replace(spec, vocab_size=size)
+    inputs = spec.per_layer_inputs
+    if inputs is not None:
+        inputs = msgspec.structs.replace(inputs, vocab_size=size)
+    return msgspec.structs.replace(spec, vocab_size=size, per_layer_inputs=inputs)
 
 
 def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:
