@@ -26,7 +26,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_names import stored_name
 
 _AGGREGATION = Aggregation()
-_FIELDS, _ACTIVE = ("heads", "neurons", "channels", "layers"), "active"
+_FIELDS, _GATES = ("heads", "neurons", "channels", "layers"), "gates"
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Importance:
     channels: channels of the residual stream [hidden_size], summed over all norms.
     layers: block influence [layers], 0 (the layer copies its input) to 2; ShortGPT
         (arXiv 2403.03853).
-    active: share of tokens for which a neuron is not zero, like `neurons`; only of models with
-        sparse activations (Gemma 3n).
+    gates: mean and mean square of every neuron's gate, [layers, 2, widest MLP]; only of models
+        with sparse activations (Gemma 3n).
     """
 
     heads: torch.Tensor
     neurons: torch.Tensor
     channels: torch.Tensor
     layers: torch.Tensor
-    active: torch.Tensor | None = None
+    gates: torch.Tensor | None = None
 
     def groups(self, kv_heads: int) -> torch.Tensor:
         """Scores of KV groups [layers, kv_heads]: the sum of its query heads' scores."""
@@ -72,7 +72,7 @@ class Importance:
         """Write all scores as safetensors."""
         from safetensors.torch import save_file
 
-        fields = {field: getattr(self, field) for field in (*_FIELDS, _ACTIVE)}
+        fields = {field: getattr(self, field) for field in (*_FIELDS, _GATES)}
         save_file(
             {field: scores.contiguous() for field, scores in fields.items() if scores is not None},
             path,
@@ -94,7 +94,7 @@ class Importance:
             raise BadInput(
                 f"{path} does not hold importance scores ({reason(error)}); score the model again"
             ) from None
-        if scores.keys() - {_ACTIVE} != set(_FIELDS):
+        if scores.keys() - {_GATES} != set(_FIELDS):
             found = ", ".join(sorted(scores))
             raise BadInput(
                 f"{path} does not hold importance scores but {found}; score the model again"
@@ -138,7 +138,7 @@ def score(
         layers=torch.stack(
             [totals.mean(("layers", layer)) for layer in range(spec.num_hidden_layers)]
         ),
-        active=_stacked(spec, totals.mean, "active", spec.mlp_width) if _is_sparse(spec) else None,
+        gates=_gates(spec, totals) if _is_sparse(spec) else None,
     )
 
 
@@ -152,6 +152,13 @@ def _stacked(
             scores = values((part, index))
             rows[index, : len(scores)] = scores
     return rows
+
+
+def _gates(spec: DecoderSpec, totals: "_Totals") -> torch.Tensor:
+    found = torch.zeros(spec.num_hidden_layers, 2, spec.mlp_width)
+    for index, layer in enumerate(spec.layers):
+        found[index, :, : spec.mlp_size(layer)] = totals.mean(("gates", index))
+    return found
 
 
 def _is_sparse(spec: DecoderSpec) -> bool:
@@ -217,10 +224,13 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
         return hook
 
     def neurons(layer: int) -> Any:
-        def hook(_: nn.Module, inputs: Any) -> None:
-            totals.add(("neurons", layer), inputs[0])
-            if _is_sparse(spec):
-                totals.add_samples(("active", layer), (inputs[0] != 0).float().mean(1))
+        return lambda _, inputs: totals.add(("neurons", layer), inputs[0])
+
+    def gates(layer: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+            values = output.float()
+            moments = torch.stack([values.mean(1), values.square().mean(1)], dim=1)
+            totals.add_samples(("gates", layer), moments)
 
         return hook
 
@@ -247,6 +257,9 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
         if spec.mlp_size(spec.layers[index]):
             down = submodule(index, "mlp.down_proj")
             hooks.append(down.register_forward_pre_hook(neurons(index)))
+        if _is_sparse(spec):
+            gate = submodule(index, "mlp.gate_proj")
+            hooks.append(gate.register_forward_hook(gates(index)))
         hooks.append(layer.register_forward_hook(influence(index), with_kwargs=True))
     for index in spec.attention_layers:
         output = submodule(index, "self_attn.o_proj")
