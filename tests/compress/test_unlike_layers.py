@@ -62,7 +62,7 @@ def prepared(folder: Path, name: str) -> tuple[str, ...]:
     return PRUNE.format(layers=layers), DISTILL, QAD
 
 
-@pytest.mark.parametrize("name", slow_but(FAMILIES, ("nemotron-h", "gemma4", "gemma3n")))
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("falcon-h1", "gemma3n")))
 def test_a_student_computes_the_same_everywhere(tmp_path: Path, name: str) -> None:
     recipe = prepared(tmp_path, name)
     record = compress_model(recipe_of(tmp_path, *recipe), tmp_path / "student")

@@ -79,6 +79,27 @@ def test_small_widths_are_enumerated_by_hand() -> None:
     assert len(shapes) == 5 * 7 * 3 * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "hidden", "layers"),
+    [
+        ("nemotron-h", {64, 56, 48, 40, 32}, {8, 7, 6, 5, 4}),
+        ("falcon-h1", {64, 56, 48, 40, 32}, {4, 3, 2}),
+        ("gemma4", {64, 56, 48, 40, 32}, {7, 6, 5, 4}),
+        ("gemma3n", {64, 56, 48, 40, 32}, {7, 6, 5, 4}),
+        ("lfm2", {64}, {5, 4, 3, 2}),
+    ],
+)
+def test_sizes_that_a_family_can_lose(name: str, hidden: set[int], layers: set[int]) -> None:
+    spec = DecoderSpec.from_hf(tiny_config(name).to_dict())
+    shapes = list(enumerate_shapes(spec, 1, 0.5))
+    assert {shape.hidden_size for shape in shapes} == hidden
+    assert {shape.num_hidden_layers for shape in shapes} == layers
+    for shape in shapes[::5]:
+        shape.check_within(spec)
+    least = [shape for shape in enumerate_shapes(spec, 1, 0.1) if shape.num_hidden_layers == 1]
+    assert bool(least) == (name not in ("gemma3n", "gemma4")), "layers that others need stay"
+
+
 def test_kinds() -> None:
     full = Shape.from_spec(SMOL)
     smaller = msgspec.structs.replace
