@@ -121,7 +121,7 @@ def select_indices(
     shape.check_within(spec)
     importance.check(spec)
     if layers is None:
-        layers = _most_influential(spec, importance.layers, shape.num_hidden_layers)
+        layers = most_influential(spec, importance.layers, shape.num_hidden_layers)
     _check_layers(layers, spec, shape)
     groups, heads, merged = [], [], []
     for layer in layers:
@@ -155,7 +155,7 @@ def _strongest_neurons(
     return top_k_indices(own, pruned_mlp_size(spec, layer, shape.intermediate_size))
 
 
-def _most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
+def most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
     """The layers of highest block influence, at least one of them with attention."""
     if lasting := lasting_layers(spec):  # which attend
         scores = scores.index_fill(0, torch.tensor(lasting), float("inf"))

@@ -1,12 +1,13 @@
 """The five sizes that pruning changes."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
 
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.depth import with_depth
+from edgelm.spec.depth import with_depth, with_layers
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.prunable import fixed_sizes, lasting_layers, with_intermediate_size
 
@@ -25,11 +26,14 @@ class Shape(msgspec.Struct, frozen=True, order=True):
         """The shape of a decoder."""
         return cls(**{field: getattr(spec, field) for field in cls.__struct_fields__})
 
-    def applied_to(self, spec: DecoderSpec) -> DecoderSpec:
-        """The decoder in this shape, for estimates: which of its layers are kept is not known."""
-        sizes = msgspec.structs.asdict(self)
-        narrower = with_intermediate_size(spec, self.intermediate_size)
-        return msgspec.structs.replace(with_depth(narrower, self.num_hidden_layers), **sizes)
+    def applied_to(self, spec: DecoderSpec, layers: Sequence[int] | None = None) -> DecoderSpec:
+        """The decoder in this shape, for estimates, with these layers if they are known."""
+        if layers is None:
+            shallow = with_depth(spec, self.num_hidden_layers)
+        else:
+            shallow = with_layers(spec, layers)
+        narrower = with_intermediate_size(shallow, self.intermediate_size)
+        return msgspec.structs.replace(narrower, **msgspec.structs.asdict(self))
 
     def check_within(self, spec: DecoderSpec) -> None:
         """Raise BadInput unless the decoder can be pruned to this shape."""

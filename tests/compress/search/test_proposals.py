@@ -291,3 +291,17 @@ def test_shapes_that_transformers_refuses_are_not_proposed() -> None:
     with pytest.raises(BadInput, match="hidden_size 512 is not a multiple of 9 heads"):
         uneven.check_within(SMOL)
     uneven.check_within(qwen)
+
+
+def test_costs_of_the_layers_that_are_kept() -> None:
+    spec = DecoderSpec.from_hf(tiny_config("nemotron-h", intermediate_size=2048).to_dict())
+    shape = msgspec.structs.replace(Shape.from_spec(spec), num_hidden_layers=3)
+    device, budget = load_profile("cpu"), Budget(request=PlanRequest(context=64))
+
+    def parameters(*layers: int) -> int:
+        return CostModel(spec, device, budget, lambda _: layers)(shape).parameters
+
+    # Layers 1, 5 and 6 are MLPs of two matrices; the first three layers have one of them.
+    mlp = 2 * 2048 * 64
+    assert parameters(0, 1, 2) == CostModel(spec, device, budget)(shape).parameters
+    assert parameters(2, 5, 6) > 2 * mlp > parameters(0, 1, 2) > mlp > parameters(0, 2, 3)
