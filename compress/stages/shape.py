@@ -21,7 +21,7 @@ from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import Model, save_model
 from edgelm.compress.preflight import requested_shape
 from edgelm.compress.pruning.aggregation import Aggregation
-from edgelm.compress.pruning.importance import Importance, score
+from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.layer_removal import (
     Measure,
     layer_losses,
