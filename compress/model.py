@@ -191,7 +191,7 @@ def save_model(model: Model, tokenizer: Tokenizer, folder: Path, dtype: torch.dt
     }
     if spec.has_own_sizes:
         state = dict(padded_tensors(spec, state))
-    if getattr(config, "head_dim", None) is None:
+    if not spec.has_layer_heads and getattr(config, "head_dim", None) is None:
         config.head_dim = config.hidden_size // config.num_attention_heads
     if not model.generation_config:
         model.generation_config = GenerationConfig.from_model_config(config)

@@ -6,7 +6,7 @@ from edgelm.checkpoint.source import read_spec
 from edgelm.compress.distillation.loss.layer_map import check_map
 from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.needed_inputs import check_inputs
-from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.pruning.shape import Shape, check_has_block
 from edgelm.compress.puzzle.alternatives import Alternative, alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.recipe import Recipe
@@ -37,10 +37,12 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     _check_lengths(recipe, spec)
     _check_trainings(recipe, processes)
     trimmed = least_vocabulary(recipe, spec)
+    shapes = [requested_shape(recipe, trimmed)] if recipe.prune else []
     if recipe.search:
-        propose(_costs(recipe, trimmed), recipe.search)
-    if recipe.prune:
-        requested_shape(recipe, trimmed)
+        shapes += [one.shape for one in propose(_costs(recipe, trimmed), recipe.search)]
+    if recipe.importance.layers == "block":
+        for depth in {shape.num_hidden_layers for shape in shapes}:
+            check_has_block(spec, spec.num_hidden_layers - depth)
     if recipe.align:
         batch = recipe.align.request(recipe.seed).batch_size
         if batch % processes:
@@ -59,13 +61,6 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
 def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
     tables = ("search", "prune", "puzzle", "draft", "qad")
     asked = next((name for name in tables if getattr(recipe, name) is not None), None)
-    if spec.entangles_layers and asked is not None:
-        raise BadInput(
-            f"[{asked}] cannot be used with {spec.family}: its layers are not built alike (they "
-            "have different heads, shared keys and values, additional inputs or only one "
-            "sublayer), so that no part can be removed or quantized in all of them; [correct] and "
-            "[distill] can be used"
-        )
     if spec.mixtures and asked is not None:
         raise BadInput(
             f"[{asked}] cannot be used with {spec.family}: importance, pruning and fake "
@@ -135,7 +130,10 @@ def least_vocabulary(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec:
     if recipe.vocabulary is None:
         return spec
     size = min(spec.vocab_size, recipe.vocabulary.size or 1)
-    return msgspec.structs.replace(spec, vocab_size=size)
+    inputs = spec.per_layer_inputs
+    if inputs is not None:
+        inputs = msgspec.structs.replace(inputs, vocab_size=size)
+    return msgspec.structs.replace(spec, vocab_size=size, per_layer_inputs=inputs)
 
 
 def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:

@@ -13,8 +13,13 @@ def spaced_layers(spec: DecoderSpec, count: int) -> list[int]:
     last one.
 
     Raises:
-        BadInput: there are not more layers than that.
+        BadInput: there are not more layers than that, or layers need others that may be missing.
     """
+    if any(layer.shares_kv_of is not None for layer in spec.layers):
+        raise BadInput(
+            f"[draft] cannot take a few layers of {spec.family}: some read the keys and values of "
+            "others; use [prune] with num_hidden_layers, or another draft model"
+        )
     total = spec.num_hidden_layers
     if count >= total:
         raise BadInput(

@@ -6,11 +6,18 @@ axis is a tuple, because Phi-3 stacks several along one dimension (q over k over
 
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_names import canonical_name
-from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_BIAS, HEAD_WEIGHT
+from edgelm.spec.tensor_shapes import (
+    EMBEDDING_WEIGHT,
+    HEAD_BIAS,
+    HEAD_WEIGHT,
+    PER_LAYER_EMBEDDING_WEIGHT,
+    PER_LAYER_MODEL_WEIGHT,
+)
 
 HIDDEN, FFN, QUERY, KV, HEADS = "hidden", "ffn", "query", "kv", "heads"
 GATED_QUERY = "gated query"  # rows of a head's query, then of its gate
 HEAD_QKV = "head qkv"  # rows of a head's query, key and value
+LAYERS = "layers"  # the same number of channels for each layer (Gemma 3n and 4)
 Axis = tuple[str, ...]
 FIXED: Axis = ()  # vocabulary, head_dim: never pruned
 
@@ -20,19 +27,26 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     canonical = canonical_name(spec.family, name)
     if canonical in (EMBEDDING_WEIGHT, HEAD_WEIGHT):
         return (FIXED, (HIDDEN,))
-    if canonical == HEAD_BIAS:
-        return (FIXED,)
+    if canonical in _OTHERS:
+        return _OTHERS[canonical]
     module, _, kind = canonical.rpartition(".")
-    if ".conv" in module or ".linear_attn" in module or ".mamba" in module:
-        return (FIXED,)  # as wide as the residual stream, which hybrids keep, or as their heads
+    if ".conv." in f"{module}." or kind == "layer_scalar":
+        return (FIXED,)  # convolutions are as wide as the residual stream, which they fix
     if kind == "sinks":
         return ((HEADS,),)
-    module = module.rpartition(".")[2]
+    inner, _, module = module.rpartition(".")
+    if inner.endswith((".mamba", ".linear_attn")) or kind in ("dt_bias", "A_log", "D"):
+        axes = _RECURRENT.get(module, (FIXED,))
+        return axes if kind == "weight" else axes[:1]
+    if kind == "correct_output_scale":
+        return ((HIDDEN,),)
     if module in ("q_norm", "k_norm"):
         full = (QUERY,) if module == "q_norm" else (KV,)
         return (full if spec.qk_norm == "full" else FIXED,)
     if module == "act_fn":
         return (FIXED,) * (kind in ("alpha_p", "alpha_n"))
+    if canonical.startswith(("model.altup_projections.", "model.altup_unembed_projections.")):
+        return ((HIDDEN,), (HIDDEN,))
     if module not in _PROJECTIONS:
         return ((HIDDEN,),)  # norms over the residual stream
     axes = _PROJECTIONS[module]
@@ -66,4 +80,27 @@ _PROJECTIONS: dict[str, tuple[Axis, ...]] = {
     "up_proj": ((FFN,), (HIDDEN,)),
     "gate_up_proj": ((FFN, FFN), (HIDDEN,)),
     "down_proj": ((HIDDEN,), (FFN,)),
+    # Gemma 3n's and 4's inputs for every layer
+    "per_layer_input_gate": (FIXED, (HIDDEN,)),
+    "per_layer_projection": ((HIDDEN,), FIXED),
+    # and Gemma 3n's streams
+    "linear_left": (FIXED, (HIDDEN,)),
+    "linear_right": ((HIDDEN,), FIXED),
+    "modality_router": (FIXED, (HIDDEN,)),
+    "prediction_coefs": (FIXED, FIXED),
+    "correction_coefs": (FIXED, FIXED),
+    "v_norm": (FIXED,),  # of a head; no weight is stored
+}
+# Of mixers whose heads are as wide as they are, whatever the width of the residual stream.
+_RECURRENT: dict[str, tuple[Axis, ...]] = {
+    **dict.fromkeys(
+        ("in_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"), (FIXED, (HIDDEN,))
+    ),
+    "out_proj": ((HIDDEN,), FIXED),
+}
+_OTHERS: dict[str, tuple[Axis, ...]] = {
+    HEAD_BIAS: (FIXED,),
+    PER_LAYER_EMBEDDING_WEIGHT: (FIXED, (LAYERS,)),
+    PER_LAYER_MODEL_WEIGHT: ((LAYERS,), (HIDDEN,)),
+    "model.per_layer_projection_norm.weight": (FIXED,),
 }

@@ -26,6 +26,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.tensor_names import stored_name
 
 _AGGREGATION = Aggregation()
+_FIELDS, _GATES = ("heads", "neurons", "channels", "layers"), "gates"
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,19 @@ class Importance:
     """Scores, fp32; higher is more important.
 
     heads: query heads [layers, num_attention_heads]; zero in layers without attention.
-    neurons: feed-forward neurons [layers, intermediate_size].
+    neurons: feed-forward neurons [layers, widest MLP]; zero beyond a layer's own.
     channels: channels of the residual stream [hidden_size], summed over all norms.
     layers: block influence [layers], 0 (the layer copies its input) to 2; ShortGPT
         (arXiv 2403.03853).
+    gates: mean and mean square of every neuron's gate, [layers, 2, widest MLP]; only of models
+        with sparse activations (Gemma 3n).
     """
 
     heads: torch.Tensor
     neurons: torch.Tensor
     channels: torch.Tensor
     layers: torch.Tensor
+    gates: torch.Tensor | None = None
 
     def groups(self, kv_heads: int) -> torch.Tensor:
         """Scores of KV groups [layers, kv_heads]: the sum of its query heads' scores."""
@@ -55,7 +59,7 @@ class Importance:
         theirs = (
             shape.num_hidden_layers,
             shape.num_attention_heads,
-            shape.intermediate_size,
+            spec.mlp_width,
             shape.hidden_size,
         )
         if ours != theirs:
@@ -68,8 +72,11 @@ class Importance:
         """Write all scores as safetensors."""
         from safetensors.torch import save_file
 
-        fields = ("heads", "neurons", "channels", "layers")
-        save_file({field: getattr(self, field).contiguous() for field in fields}, path)
+        fields = {field: getattr(self, field) for field in (*_FIELDS, _GATES)}
+        save_file(
+            {field: scores.contiguous() for field, scores in fields.items() if scores is not None},
+            path,
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Importance":
@@ -87,7 +94,7 @@ class Importance:
             raise BadInput(
                 f"{path} does not hold importance scores ({reason(error)}); score the model again"
             ) from None
-        if set(scores) != {"heads", "neurons", "channels", "layers"}:
+        if scores.keys() - {_GATES} != set(_FIELDS):
             found = ", ".join(sorted(scores))
             raise BadInput(
                 f"{path} does not hold importance scores but {found}; score the model again"
@@ -123,18 +130,39 @@ def score(
                 progress(seen)
     if not seen:
         raise BadInput("no calibration text: importance scores need at least one sequence")
-    layers = range(spec.num_hidden_layers)
-    attending = set(spec.attention_layers)
-    none = torch.zeros(spec.num_attention_heads)
     norms = [totals.score(name) for name in totals.names() if name[0] == "channels"]
     return Importance(
-        heads=torch.stack(
-            [totals.score(("heads", layer)) if layer in attending else none for layer in layers]
-        ),
-        neurons=torch.stack([totals.score(("neurons", layer)) for layer in layers]),
+        heads=_stacked(spec, totals.score, "heads", spec.num_attention_heads),
+        neurons=_stacked(spec, totals.score, "neurons", spec.mlp_width),
         channels=torch.stack(norms).sum(0),
-        layers=torch.stack([totals.mean(("layers", layer)) for layer in layers]),
+        layers=torch.stack(
+            [totals.mean(("layers", layer)) for layer in range(spec.num_hidden_layers)]
+        ),
+        gates=_gates(spec, totals) if _is_sparse(spec) else None,
     )
+
+
+def _stacked(
+    spec: DecoderSpec, values: Callable[[tuple[str, Any]], torch.Tensor], part: str, width: int
+) -> torch.Tensor:
+    """A part's scores of all layers, [layers, width]; zeros where a layer has fewer, or none."""
+    rows = torch.zeros(spec.num_hidden_layers, width)
+    for index, layer in enumerate(spec.layers):
+        if layer.attends if part == "heads" else spec.mlp_size(layer):
+            scores = values((part, index))
+            rows[index, : len(scores)] = scores
+    return rows
+
+
+def _gates(spec: DecoderSpec, totals: "_Totals") -> torch.Tensor:
+    found = torch.zeros(spec.num_hidden_layers, 2, spec.mlp_width)
+    for index, layer in enumerate(spec.layers):
+        found[index, :, : spec.mlp_size(layer)] = totals.mean(("gates", index))
+    return found
+
+
+def _is_sparse(spec: DecoderSpec) -> bool:
+    return any(layer.activation_sparsity for layer in spec.layers)
 
 
 def reduce_sequence(values: torch.Tensor, how: Reduction) -> torch.Tensor:
@@ -187,14 +215,24 @@ class _Totals:
 @contextmanager
 def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[None]:
     def heads(layer: int) -> Any:
+        sizes = spec.heads(spec.layers[layer])
+
         def hook(_: nn.Module, inputs: Any) -> None:
-            outputs = inputs[0].unflatten(-1, (spec.num_attention_heads, spec.head_dim))
+            outputs = inputs[0].unflatten(-1, (sizes.queries, sizes.dim))
             totals.add(("heads", layer), outputs.float().norm(dim=-1))
 
         return hook
 
     def neurons(layer: int) -> Any:
         return lambda _, inputs: totals.add(("neurons", layer), inputs[0])
+
+    def gates(layer: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+            values = output.float()
+            moments = torch.stack([values.mean(1), values.square().mean(1)], dim=1)
+            totals.add_samples(("gates", layer), moments)
+
+        return hook
 
     def channels(name: str) -> Any:
         return lambda _, __, output: totals.add(("channels", name), output)
@@ -204,6 +242,8 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
             before = (inputs[0] if inputs else keywords["hidden_states"]).float()
             after = (output[0] if isinstance(output, tuple) else output).float()
             similarity = torch.cosine_similarity(before, after, dim=-1)
+            if similarity.ndim == 3:  # of several residual streams (Gemma 3n)
+                similarity = similarity.mean(0)
             totals.add_samples(("layers", layer), 1 - similarity.mean(1))
 
         return hook
@@ -214,8 +254,12 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
 
     hooks = []
     for index, layer in enumerate(model.base_model.layers):
-        down = submodule(index, "mlp.down_proj")
-        hooks.append(down.register_forward_pre_hook(neurons(index)))
+        if spec.mlp_size(spec.layers[index]):
+            down = submodule(index, "mlp.down_proj")
+            hooks.append(down.register_forward_pre_hook(neurons(index)))
+        if _is_sparse(spec):
+            gate = submodule(index, "mlp.gate_proj")
+            hooks.append(gate.register_forward_hook(gates(index)))
         hooks.append(layer.register_forward_hook(influence(index), with_kwargs=True))
     for index in spec.attention_layers:
         output = submodule(index, "self_attn.o_proj")

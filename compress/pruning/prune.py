@@ -5,7 +5,6 @@ Importance decides what is kept (`select_indices`): whole layers, and the most i
 and heads of each kept layer; channels of the residual stream are one choice for all layers.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from edgelm.compress.pruning.axes import (
     HEADS,
     HIDDEN,
     KV,
+    LAYERS,
     QUERY,
     is_hidden_norm,
     layer_of,
@@ -29,19 +29,18 @@ from edgelm.compress.pruning.axes import (
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.refit import refitted
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.pruning.sparse_activations import keep_cutoffs
+from edgelm.compress.pruning.student_config import pruned_config
 from edgelm.errors import BadInput
 from edgelm.quantize.hessians import Hessians
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.families.table import FAMILIES
-from edgelm.spec.own_sizes import FIELD as OWN_SIZES
+from edgelm.spec.prunable import lasting_layers, pruned_mlp_size
 from edgelm.spec.tensor_names import canonical_name
 
 _REFITTED = {"down_proj": "mlp.down", "o_proj": "attention.o"}
 REFITTED = tuple(_REFITTED.values())
 """Parts of a layer whose inputs are pruned: `moments` are needed for these."""
-
-# Configuration fields of `transformers` with one entry per layer.
-_PER_LAYER = ("layer_types", "no_rope_layers", "layer_rope_theta", OWN_SIZES)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,14 @@ def prune(
             continue
         if (new := _student_name(name, indices)) is not None:
             state[new] = _slice(spec, shape, name, tensor.detach(), indices, moments)
-    return build_model(pruned_config(model.config, shape, indices.layers), state)
+    config = pruned_config(model.config, shape, indices.layers)
+    if importance.gates is not None:
+        gates = [
+            importance.gates[layer, :, : spec.mlp_size(spec.layers[layer])]
+            for layer in indices.layers
+        ]
+        keep_cutoffs(config, gates, indices.neurons)
+    return build_model(config, state)
 
 
 def select_indices(
@@ -115,14 +121,16 @@ def select_indices(
     shape.check_within(spec)
     importance.check(spec)
     if layers is None:
-        layers = _most_influential(spec, importance.layers, shape.num_hidden_layers)
+        layers = most_influential(spec, importance.layers, shape.num_hidden_layers)
     _check_layers(layers, spec, shape)
     groups, heads, merged = [], [], []
     for layer in layers:
-        scores = importance.heads[layer].unflatten(0, (spec.num_key_value_heads, -1))
-        group = top_k_indices(scores.sum(-1), shape.num_key_value_heads)
+        scores = importance.heads[layer].unflatten(0, (spec.heads(spec.layers[layer]).keys, -1))
+        keys = spec.layers[layer].num_key_value_heads or shape.num_key_value_heads
+        group = top_k_indices(scores.sum(-1), keys)
         groups.append(group)
-        each = [_heads_of_group(scores[g], int(g), shape.heads_per_group) for g in group]
+        per_group = shape.num_attention_heads // keys
+        each = [_heads_of_group(scores[g], int(g), per_group) for g in group]
         heads.append(torch.cat([kept for kept, _ in each]))
         merged.append(
             tuple(pair for _, pairs in each for pair in pairs) if merge_pruned_heads else ()
@@ -131,7 +139,8 @@ def select_indices(
         layers=tuple(layers),
         channels=top_k_indices(importance.channels, shape.hidden_size),
         neurons=tuple(
-            top_k_indices(importance.neurons[layer], shape.intermediate_size) for layer in layers
+            _strongest_neurons(spec, spec.layers[layer], shape, importance.neurons[layer])
+            for layer in layers
         ),
         groups=tuple(groups),
         heads=tuple(heads),
@@ -139,8 +148,17 @@ def select_indices(
     )
 
 
-def _most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
+def _strongest_neurons(
+    spec: DecoderSpec, layer: LayerSpec, shape: Shape, scores: torch.Tensor
+) -> torch.Tensor:
+    own = scores[: spec.mlp_size(layer)]
+    return top_k_indices(own, pruned_mlp_size(spec, layer, shape.intermediate_size))
+
+
+def most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
     """The layers of highest block influence, at least one of them with attention."""
+    if lasting := lasting_layers(spec):  # which attend
+        scores = scores.index_fill(0, torch.tensor(lasting), float("inf"))
     layers: list[int] = top_k_indices(scores, count).tolist()
     if any(spec.layers[layer].attends for layer in layers):
         return layers
@@ -179,6 +197,12 @@ def _check_layers(layers: Sequence[int], spec: DecoderSpec, shape: Shape) -> Non
             f"layers to keep {list(layers)}: expected {shape.num_hidden_layers} ascending indices "
             f"below {spec.num_hidden_layers}"
         )
+    removed = [str(layer) for layer in lasting_layers(spec) if layer not in layers]
+    if removed:
+        raise BadInput(
+            f"layers to keep {list(layers)}: expected layer {' and '.join(removed)} among them, "
+            "because others read its keys and values or it is the last one"
+        )
 
 
 def _student_name(name: str, indices: PruneIndices) -> str | None:
@@ -202,10 +226,11 @@ def _slice(
     layer = layer_of(name)
     position = 0 if layer is None else indices.layers.index(layer)
     if _is_query(name):
-        tensor = _with_merged_heads(tensor, indices.merged[position], spec.head_dim)
+        head_dim = spec.heads(spec.layers[layer or 0]).dim
+        tensor = _with_merged_heads(tensor, indices.merged[position], head_dim)
     for dimension, axis in enumerate(tensor_axes(spec, name)):
         if axis:
-            index = _axis_index(spec, axis, indices, position).to(tensor.device)
+            index = _axis_index(spec, axis, indices, position, layer or 0).to(tensor.device)
             group = _refitted_group(spec, name) if moments is not None and dimension == 1 else None
             if moments is not None and group is not None:
                 tensor = refitted(tensor, moments[group], index)
@@ -241,17 +266,29 @@ def _with_merged_heads(
 
 
 def _axis_index(
-    spec: DecoderSpec, axis: tuple[str, ...], indices: PruneIndices, position: int
+    spec: DecoderSpec, axis: tuple[str, ...], indices: PruneIndices, position: int, layer: int
 ) -> torch.Tensor:
-    """Indices along a dimension on which the parts of an axis are stacked."""
+    """Indices along a dimension on which the parts of an axis are stacked.
+
+    Args:
+        spec: the teacher.
+        axis: of the dimension.
+        indices: what is kept.
+        position: of the layer in the student.
+        layer: the same in the teacher.
+    """
+    sizes = spec.heads(spec.layers[layer])
+    heads, groups = indices.heads[position], indices.groups[position]
+    inputs = spec.per_layer_inputs
     parts = {
         HIDDEN: (indices.channels, 1, spec.hidden_size),
-        FFN: (indices.neurons[position], 1, spec.intermediate_size),
-        QUERY: (indices.heads[position], spec.head_dim, spec.q_size),
-        KV: (indices.groups[position], spec.head_dim, spec.kv_size),
-        GATED_QUERY: (indices.heads[position], 2 * spec.head_dim, 2 * spec.q_size),
-        HEAD_QKV: (indices.heads[position], 3 * spec.head_dim, 3 * spec.q_size),
-        HEADS: (indices.heads[position], 1, spec.num_attention_heads),
+        FFN: (indices.neurons[position], 1, spec.mlp_size(spec.layers[layer])),
+        QUERY: (heads, sizes.dim, sizes.q_size),
+        KV: (groups, sizes.dim, sizes.kv_size),
+        GATED_QUERY: (heads, 2 * sizes.dim, 2 * sizes.q_size),
+        HEAD_QKV: (heads, 3 * sizes.dim, 3 * sizes.q_size),
+        HEADS: (heads, 1, sizes.queries),
+        LAYERS: (torch.tensor(indices.layers), inputs.size if inputs else 0, spec.per_layer_width),
     }
     found, start = [], 0
     for part in axis:
@@ -277,25 +314,15 @@ def _width_correction(spec: DecoderSpec, shape: Shape, name: str) -> float:
         factor = math.sqrt(spec.num_attention_heads / shape.num_attention_heads)
     if spec.qk_norm == "full" and ".k_norm." in name:
         factor = math.sqrt(spec.num_key_value_heads / shape.num_key_value_heads)
+    # Gemma 3n and 4 divide by powers of the width: before a norm, which has an epsilon, and before
+    # the tanh that gives the coefficients of streams.
+    if ".per_layer_model_projection." in name:
+        factor = 1 / narrower
+    if ".altup.modality_router." in name:
+        factor = 1 / narrower**2
     if FAMILIES[spec.family].scales_embedding:
         if name == "model.embed_tokens.weight":
             factor = narrower
         if name == "model.norm.weight" and spec.tie_word_embeddings:
             factor = 1.0
     return factor
-
-
-def pruned_config(config: object, shape: Shape, layers: Sequence[int]) -> object:
-    """The teacher's configuration in the student's shape, `head_dim` written out."""
-    spec = DecoderSpec.from_hf(config.to_dict())  # type: ignore[attr-defined]
-    pruned = copy.deepcopy(config)
-    pruned.head_dim = spec.head_dim  # type: ignore[attr-defined]
-    for field in _PER_LAYER:
-        if values := getattr(pruned, field, None):
-            setattr(pruned, field, [values[layer] for layer in layers])
-    for field in shape.__struct_fields__:
-        name = FAMILIES[spec.family].ffn_field if field == "intermediate_size" else field
-        setattr(pruned, name, getattr(shape, field))
-    if hasattr(pruned, "block_auto_adjust_ff_dim"):
-        pruned.block_auto_adjust_ff_dim = False  # the size is that of the matrices
-    return pruned

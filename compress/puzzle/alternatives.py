@@ -92,14 +92,25 @@ def _check_teacher(spec: DecoderSpec) -> None:
             "[puzzle]: the layers of this teacher already have different sizes; use the teacher "
             "that it was made from"
         )
-    if spec.entangles_layers:
+    if (reason := _why_not_replaced(spec)) is not None:
         raise BadInput(
-            f"[puzzle] cannot replace layers of {spec.family}: they are not built alike (they have "
-            "different heads, shared keys and values, additional inputs or only one sublayer); use "
-            "another teacher"
+            f"[puzzle] cannot replace layers of {spec.family}: {reason}; use [search] or [prune]"
         )
     if spec.mixtures:
         raise BadInput(
             f"[puzzle] has no alternatives for mixtures of experts, which {spec.family} has; use a "
             "dense teacher"
         )
+
+
+def _why_not_replaced(spec: DecoderSpec) -> str | None:
+    """Why `edgelm_layers` (edgelm.spec.own_sizes) cannot describe a student of this decoder."""
+    if spec.single_sublayers:
+        return "each of its layers is an attention, a Mamba-2 or an MLP already"
+    if any(layer.beside is not None for layer in spec.layers):
+        return "its attention is parallel to Mamba-2, with the same inputs"
+    if any(layer.shares_kv_of is not None for layer in spec.layers) or spec.lists_mlp_sizes:
+        return "its layers read keys and values of others, or already differ in size"
+    if spec.has_layer_heads or spec.per_layer_inputs is not None:
+        return "its layers have heads or inputs of their own"
+    return None

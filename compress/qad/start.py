@@ -26,7 +26,7 @@ from edgelm.quantize.hessians import Hessians
 from edgelm.quantize.precision import Int4, Int8, describe
 from edgelm.quantize.rtn import quantize
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import EMBEDDING, HEAD, groups, tensor_names
+from edgelm.spec.groups import EMBEDDING, HEAD, TABLES, groups, tensor_names
 from edgelm.spec.tensor_names import stored_name
 
 
@@ -76,7 +76,7 @@ def prepare_for_quantization(
         matrix = torch.cat([one.detach().float().cpu() for one in parameters.values()])
         # Without zero points, scales are positive: every engine's kernels can read those.
         positive = isinstance(target, Int4) and target.symmetric
-        if group == EMBEDDING or isinstance(target, Int8):  # GPTQ gains nothing at 8 bits
+        if group in TABLES or isinstance(target, Int8):  # GPTQ gains nothing at 8 bits
             quantized = quantize(matrix, target, positive_scales=positive)
         else:
             found = moments[group]

@@ -10,6 +10,7 @@ from edgelm.compress.search.candidates import Candidate, CostModel
 from edgelm.compress.search.settings import SearchSettings
 from edgelm.errors import DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.prunable import fixed_sizes, lasting_layers
 
 
 def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iterator[Shape]:
@@ -18,13 +19,12 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
     Sizes go from `min_ratio` of the model's to the model's own. Each width has at most 16 steps,
     on multiples of 64 or of what the engine needs if that is more.
     """
-    full = Shape.from_spec(spec)
+    full, fixed = Shape.from_spec(spec), fixed_sizes(spec)
     groups = full.num_key_value_heads
-    for layers in range(
-        full.num_hidden_layers, max(1, round(full.num_hidden_layers * min_ratio)) - 1, -1
-    ):
-        hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
-        for hidden in [full.hidden_size] if spec.is_hybrid else hidden_sizes:
+    hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
+    least = max(1, round(full.num_hidden_layers * min_ratio), len(lasting_layers(spec)))
+    for layers in range(full.num_hidden_layers, least - 1, -1):
+        for hidden in [full.hidden_size] if "hidden_size" in fixed else hidden_sizes:
             for ffn in _widths(full.intermediate_size, multiple, min_ratio):
                 for per_group in range(full.heads_per_group, 0, -1):
                     heads = per_group * groups
@@ -32,7 +32,7 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
                     if small or heads * spec.head_dim % multiple:
                         continue
                     shape = Shape(layers, hidden, ffn, heads, groups)
-                    if shape.fits_heads(spec):
+                    if shape.fits_heads(spec) and shape.fits_groups(spec):
                         yield shape
 
 

@@ -1,6 +1,8 @@
 """The shape: importance scores, the search within the budget, the pruned model."""
 
+import dataclasses
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,14 @@ from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import Model, save_model
 from edgelm.compress.preflight import requested_shape
 from edgelm.compress.pruning.aggregation import Aggregation
-from edgelm.compress.pruning.importance import Importance, score
+from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.layer_removal import (
     Measure,
     layer_losses,
     layers_without_best_block,
     text_loss,
 )
-from edgelm.compress.pruning.prune import REFITTED, prune
+from edgelm.compress.pruning.prune import REFITTED, most_influential, prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings
 from edgelm.compress.run.distributed import is_main_process
@@ -61,7 +63,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
         if settings.layers == "loss":
             state.progress("importance: the loss without each layer")
             losses = layer_losses(model, _measure(state))
-            scores = Importance(scores.heads, scores.neurons, scores.channels, losses)
+            scores = dataclasses.replace(scores, layers=losses)
             scores.save(folder / "importance.safetensors")
         figures = {"layers": [round(float(value), 4) for value in scores.layers]}
         return stage_record("importance", settings, figures, tokens=sum(map(torch.numel, rows)))
@@ -86,7 +88,7 @@ def _collect_moments(state: State, model: Model, folder: Path) -> None:
     """Second moments of what is read through pruned axes, for `refit`."""
     folder.mkdir(exist_ok=True)
     spec, data = state.teacher.spec, state.data()
-    enough = -(-_TOKENS_PER_INPUT * spec.intermediate_size // data.length)
+    enough = -(-_TOKENS_PER_INPUT * spec.mlp_width // data.length)
     count = min(state.recipe.importance.samples, enough)
     moments = Hessians(folder, spec, parts=REFITTED)
     seen = 0
@@ -104,7 +106,9 @@ def search_shape(state: State) -> Shape:
     assert recipe.search is not None
     settings, target = recipe.search, recipe.target
     schedule = settings.schedule(state.training(recipe.distill or DistillStage()))
-    cost = CostModel(state.teacher.spec, load_profile(target.name), target.budget)
+    cost = CostModel(
+        state.teacher.spec, load_profile(target.name), target.budget, _ranked_layers(state)
+    )
 
     def work(folder: Path) -> StageRecord:
         def report(what: str, candidates: Any) -> None:
@@ -143,6 +147,13 @@ def search_shape(state: State) -> Shape:
     content = (folder / "candidates.json").read_bytes()
     state.candidates = msgspec.json.decode(content, type=list[Candidate])
     return state.candidates[0].shape
+
+
+def _ranked_layers(state: State) -> Callable[[int], list[int]] | None:
+    """The layers that students keep by their scores; None where each depth is measured."""
+    if state.recipe.importance.layers == "block":
+        return None
+    return partial(most_influential, state.teacher.spec, state.importance().layers)
 
 
 def _with_layer_map(state: State, schedule: Distillation, shape: Shape) -> Distillation:

@@ -1,4 +1,4 @@
-"""Embedding and head with a part of the vocabulary."""
+"""Embeddings and head with a part of the vocabulary."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -59,9 +59,19 @@ def trim_embeddings(model: Model, keep: Sequence[int]) -> Model:
         for parameter in full
         if parameter is not None
     }
+    per_layer = getattr(model.base_model, "embed_tokens_per_layer", None)
+    if per_layer is not None:
+        table = per_layer.weight
+        rows_of_kept = _per_layer_rows(keep, len(table)).to(table.device)
+        trimmed_parameters[id(table)] = nn.Parameter(
+            table.detach()[rows_of_kept], table.requires_grad
+        )
     # A tied head stays tied in the copy; the full matrices are never copied.
     trimmed = copy.deepcopy(model, trimmed_parameters)
     trimmed.get_input_embeddings().num_embeddings = len(keep)
+    if per_layer is not None:
+        trimmed.base_model.embed_tokens_per_layer.num_embeddings = len(keep)
+        trimmed.config.vocab_size_per_layer_input = len(keep)
     trimmed.get_output_embeddings().out_features = len(keep)
     for module in trimmed.modules():
         if getattr(module, "vocab_size", None) == rows:
@@ -72,6 +82,14 @@ def trim_embeddings(model: Model, keep: Sequence[int]) -> Model:
     for config in _configs(trimmed):
         _renumber(config, new_ids)
     return trimmed
+
+
+def _per_layer_rows(keep: Sequence[int], rows: int) -> torch.Tensor:
+    """The kept rows of the embedding for every layer (Gemma 3n and 4).
+
+    Gemma 3n's may lack the last tokens, which have its first row.
+    """
+    return torch.tensor([token if token < rows else 0 for token in keep])
 
 
 def config_ids(model: Model) -> set[int]:

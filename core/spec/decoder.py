@@ -271,16 +271,6 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         )
 
     @property
-    def entangles_layers(self) -> bool:
-        """Whether layers differ in their heads or sublayers, or read what was made elsewhere.
-
-        No layer, head or channel can then be removed by itself (Gemma 3n, Gemma 4 and others).
-        """
-        differ = self.has_layer_heads or self.single_sublayers
-        differ = differ or any(layer.beside is not None for layer in self._kinds)
-        return differ or self.per_layer_inputs is not None
-
-    @property
     def executed_layers(self) -> float:
         """Layers that run; one without attention, or without an MLP, is half of a layer."""
         halves = (

@@ -300,8 +300,7 @@ MIXTURES = (
     "qwen3.5-moe",
 )
 # Those that can be pruned.
-_ENTANGLED = ("gemma3n", "gemma4", "gemma4-dense", "nemotron-h", "falcon-h1", "falcon-h1-norm")
-DENSE = tuple(name for name in TINY if name not in (*MIXTURES, *_ENTANGLED))
+DENSE = tuple(name for name in TINY if name not in MIXTURES)
 # One for each kind of layer and of scale. Tests of what is the same for all kinds (quantization,
 # evaluation, training) take these in `make test`, and the others in `make slow`; tests of reading
 # and of parity take all.

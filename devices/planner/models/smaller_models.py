@@ -14,6 +14,7 @@ from edgelm.devices.profile import Profile
 from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.depth import with_depth
+from edgelm.spec.prunable import fixed_sizes, lasting_layers, with_intermediate_size
 
 _MULTIPLE = 128  # of widths: group sizes of quantized weights and tile sizes of kernels
 _MIN_LAYERS = 2
@@ -33,7 +34,7 @@ class SmallerModel(msgspec.Struct, frozen=True):
 def smaller_models(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[SmallerModel]:
     """The largest model along each axis that meets the request, largest first; empty if none."""
     found: list[SmallerModel] = []
-    if spec.mixtures or spec.entangles_layers:
+    if spec.mixtures:
         return found  # which edge-compress does not prune
     for axis, candidates in _AXES.items():
         model = _largest(axis, list(candidates(spec)), profile, request)
@@ -70,7 +71,7 @@ def _record(axis: str, spec: DecoderSpec, plan: Plan) -> SmallerModel:
 
 
 def _shallower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
-    for layers in range(spec.num_hidden_layers - 1, _MIN_LAYERS - 1, -1):
+    for layers in range(spec.num_hidden_layers - 1, _min_layers(spec) - 1, -1):
         yield _with(spec, layers=layers)
 
 
@@ -84,9 +85,10 @@ def _narrower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
 def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     """Depth, hidden size and feed-forward width reduced by the same share."""
     seen = set()
+    fixed = "hidden_size" in fixed_sizes(spec)
     for percent in range(99, 9, -1):
-        layers = max(_MIN_LAYERS, round(spec.num_hidden_layers * percent / 100))
-        hidden = spec.hidden_size if spec.is_hybrid else _scaled(spec.hidden_size, percent)
+        layers = max(_min_layers(spec), round(spec.num_hidden_layers * percent / 100))
+        hidden = spec.hidden_size if fixed else _scaled(spec.hidden_size, percent)
         ffn = _scaled(spec.intermediate_size, percent)
         if (layers, hidden, ffn) not in seen:
             seen.add((layers, hidden, ffn))
@@ -98,6 +100,10 @@ _AXES: dict[str, Callable[[DecoderSpec], Iterator[DecoderSpec]]] = {
     "feed-forward width": _narrower,
     "depth and width": _thinner,
 }
+
+
+def _min_layers(spec: DecoderSpec) -> int:
+    return max(_MIN_LAYERS, len(lasting_layers(spec)))
 
 
 def _multiple(size: int) -> int:
@@ -117,8 +123,6 @@ def _with(
     hidden: int | None = None,
     ffn: int | None = None,
 ) -> DecoderSpec:
-    return msgspec.structs.replace(
-        with_depth(spec, layers or len(spec.layers)),
-        hidden_size=hidden or spec.hidden_size,
-        intermediate_size=ffn or spec.intermediate_size,
-    )
+    resized = with_intermediate_size(spec, ffn or spec.intermediate_size)
+    resized = with_depth(resized, layers or len(spec.layers))
+    return msgspec.structs.replace(resized, hidden_size=hidden or spec.hidden_size)

@@ -128,11 +128,14 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
 
     def keep(name: str) -> Any:
         def hook(_: Any, inputs: Any, output: Any) -> None:
-            seen[name], seen[f"{name} out"] = inputs[0], output
+            for key, values in ((name, inputs[0]), (f"{name} out", output)):
+                # Gemma 3n calls a norm twice: the second call counts as further samples.
+                seen[key] = torch.cat([seen[key], values]) if key in seen else values
 
         return hook
 
-    names = ("self_attn.o_proj", "mlp.down_proj", "layernorm", "model.norm")
+    norms = ("layernorm", "model.norm", "router_norm", "laurel_norm", "per_layer_input_norm")
+    names = ("self_attn.o_proj", "mlp.down_proj", "mlp.gate_proj", *norms)
     hooks = [
         module.register_forward_hook(keep(name))
         for stored, module in model.named_modules()
@@ -144,32 +147,37 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
         )
     for hook in hooks:
         hook.remove()
-    states[-1] = seen["model.norm"]  # transformers gives the last one after the final norm
+    if spec.altup is None:  # transformers gives the last one after the final norm
+        states[-1] = seen["model.norm"]
 
     def strength(activations: torch.Tensor) -> torch.Tensor:
         return activations.abs().mean(1).square().sum(0).sqrt()
 
     per_layer = [f"model.layers.{index}." for index in range(spec.num_hidden_layers)]
-    none = torch.zeros(*tokens.shape, spec.q_size)  # of layers without attention
-    outputs = [seen.get(f"{layer}self_attn.o_proj", none) for layer in per_layer]
-    norms = [seen[name] for name in seen if name.endswith("norm out")]
+    heads = torch.zeros(len(per_layer), spec.num_attention_heads)
+    neurons = torch.zeros(len(per_layer), max(map(spec.mlp_size, spec.layers)))
+    gates = torch.zeros(len(per_layer), 2, neurons.shape[1])
+    for index, layer in enumerate(per_layer):
+        if (output := seen.get(f"{layer}self_attn.o_proj")) is not None:
+            parts = output.split(spec.heads(spec.layers[index]).dim, -1)
+            heads[index] = strength(torch.stack([part.norm(dim=-1) for part in parts], -1))
+        if (inner := seen.get(f"{layer}mlp.down_proj")) is not None:
+            neurons[index, : inner.shape[-1]] = strength(inner)
+        if (gate := seen.get(f"{layer}mlp.gate_proj out")) is not None:
+            moments = torch.stack([gate.mean((0, 1)), gate.square().mean((0, 1))])
+            gates[index, :, : gate.shape[-1]] = moments
+    outputs = [seen[name] for name in seen if name.endswith("norm out")]
     return Importance(
-        heads=torch.stack(
-            [
-                strength(
-                    torch.stack([part.norm(dim=-1) for part in output.split(spec.head_dim, -1)], -1)
-                )
-                for output in outputs
-            ]
-        ),
-        neurons=torch.stack([strength(seen[f"{layer}mlp.down_proj"]) for layer in per_layer]),
-        channels=torch.stack([strength(norm) for norm in norms]).sum(0),
+        heads=heads,
+        neurons=neurons,
+        channels=torch.stack([strength(norm) for norm in outputs]).sum(0),
         layers=torch.stack(
             [
                 1 - torch.cosine_similarity(before, after, dim=-1).mean()
                 for before, after in pairwise(states)
             ]
         ),
+        gates=gates if spec.family == "gemma3n_text" else None,
     )
 
 
@@ -177,8 +185,11 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
 def test_every_family_against_hooks(tiny: TinyFactory, name: str) -> None:
     model = tiny(name).hf
     ours, theirs = score(model, [TOKENS]), recomputed(model, TOKENS)
-    for field in ("heads", "neurons", "channels", "layers"):
+    assert (ours.gates is None) == (theirs.gates is None)
+    for field in ("heads", "neurons", "channels", "layers", "gates"):
         one, other = getattr(ours, field), getattr(theirs, field)
+        if one is None:
+            continue
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     ours.check(spec_of(model))

@@ -1,5 +1,6 @@
 """The loss without layers equals that of a model that really lacks them."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +18,8 @@ from edgelm.compress.pruning.layer_removal import (
 )
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
+from edgelm.errors import BadInput
+from edgelm.spec.prunable import lasting_layers
 from tests.checkpoints.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.conftest import TinyFactory
 from tests.slow import slow_but
@@ -31,7 +34,7 @@ def removed(model: Any, gone: Collection[int]) -> Any:
     layers = spec.num_hidden_layers
     same = Importance(
         torch.ones(layers, full.num_attention_heads),
-        torch.ones(layers, full.intermediate_size),
+        torch.ones(layers, spec.mlp_width),
         torch.ones(full.hidden_size),
         torch.ones(layers),
     )
@@ -57,9 +60,12 @@ def test_without_each_layer(calm: TinyFactory, name: str) -> None:
     model = calm(name).hf
     rises = layer_losses(model, text_loss([TOKENS]))
     whole = their_loss(model)
-    expected = [their_loss(removed(model, [layer])) - whole for layer in range(len(rises))]
+    lasting = lasting_layers(spec_of(model))
+    others = [layer for layer in range(len(rises)) if layer not in lasting]
+    expected = torch.tensor([their_loss(removed(model, [layer])) - whole for layer in others])
     assert len(rises) == spec_of(model).num_hidden_layers
-    torch.testing.assert_close(rises, torch.tensor(expected), rtol=0, atol=2e-5)
+    torch.testing.assert_close(rises[others], expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(rises[list(lasting)], expected.max().expand(len(lasting)))
     assert rises.abs().min() > 1e-4, "every layer of this model does something"
 
 
@@ -73,6 +79,17 @@ def test_without_each_block(calm: TinyFactory, size: int) -> None:
     ]
     assert losses == pytest.approx(expected, abs=2e-5)
     assert seen == [(done + 1, len(expected)) for done in range(len(expected))]
+
+
+def test_blocks_of_layers_that_are_needed() -> None:
+    model = tiny_model("gemma4")  # layers 1, 2 and 6 stay
+    losses = block_losses(model, 2, text_loss([TOKENS]))
+    assert [math.isfinite(loss) for loss in losses] == [False, False, False, True, True, False]
+    assert layers_without_best_block(model, 3, text_loss([TOKENS])) == [0, 1, 2, 6]
+    with pytest.raises(
+        BadInput, match="cannot remove 4 layers of gemma4_text: layers 1, 2, 6 stay"
+    ):
+        layers_without_best_block(model, 4, text_loss([TOKENS]))
 
 
 def test_batches_count_by_their_tokens(calm: TinyFactory) -> None:

@@ -51,6 +51,23 @@ def test_logits_of_kept_tokens_stay(name: str, over: dict[str, Any]) -> None:
     assert model.model.norm.weight.any()
 
 
+@pytest.mark.parametrize(("name", "rows"), [("gemma3n", 300), ("gemma4", VOCAB)])
+def test_the_embedding_for_every_layer_is_trimmed_too(name: str, rows: int) -> None:
+    """Gemma 3n's has fewer rows than there are tokens, and the first one stands for the others."""
+    over = {"vocab_size": VOCAB, "vocab_size_per_layer_input": rows}
+    model = tiny_model(name, **over)
+    keep = [0, 1, 2, 7, 40, 255, 299, 300, 319]
+    trimmed = trim_embeddings(model, keep)
+    ids = torch.randint(len(keep), (2, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = trimmed(ids).logits
+        theirs = model(torch.tensor(keep)[ids]).logits[..., keep]
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert trimmed.model.embed_tokens_per_layer.weight.shape[0] == len(keep)
+    assert trimmed.config.vocab_size_per_layer_input == len(keep)
+    assert model.config.vocab_size_per_layer_input == rows
+
+
 def test_head_bias_and_ids_in_the_configuration() -> None:
     model = tiny_model("llama-untied", pad_token_id=9, bos_token_id=5, eos_token_id=[7, 9])
     model.lm_head.bias = torch.nn.Parameter(torch.arange(128.0), requires_grad=False)
