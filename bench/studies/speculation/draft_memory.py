@@ -22,7 +22,7 @@ _ROOM, _TOKENS = 64, 32
 def peak(bundle: Path, context: int, *, draft: bool) -> float:
     """Peak resident memory of this process, in MB, after nearly `context` tokens."""
     with load(bundle, speculation="draft" if draft else "off") as lm:
-        words = " ".join(f"word {number} is here" for number in range(context))
+        words = " ".join(f"word {number} is here" for number in range(context // 4))
         prompt = [int(token) for token in lm.tokenizer.encode(words)[: context - _ROOM]]
         lm.generate(prompt, max_tokens=_TOKENS, temperature=0)
     status = Path("/proc/self/status").read_text()

@@ -11,7 +11,7 @@ from edgelm.devices.kernels import kernels_of
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Int4, Int8, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import TABLES, executed_shape, experts_in
+from edgelm.spec.groups import TABLES, executed_shape, experts_in, groups
 from edgelm.spec.tensor_shapes import tensor_shapes
 
 _BLOCK_BYTES = 12  # two scales and a sum
@@ -38,9 +38,10 @@ def packing_bytes(manifest: Manifest) -> int:
     The file keeps the experts' matrices mapped beside their packed copies.
     """
     spec, total = manifest.spec, 0.0
-    shapes = tensor_shapes(spec) if manifest.precision else {}
-    for group, precision in manifest.precision.items():
-        if group in TABLES:
+    shapes = tensor_shapes(spec)
+    for group in groups(spec):
+        precision = manifest.precision.get(group)
+        if precision is None or group in TABLES:
             continue
         rows, columns = executed_shape(spec, group, shapes)
         mapped = 0.0 if experts_in(spec, group) else precision.bits_per_weight
