@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True):
     `prefill_ms` is the time until every one of `batch` prompts of `prompt` tokens has its first
     token, `decode_ms` the time of one step after it, `joules_per_token` the energy of a token if
     the power is known. `binds` is the bottleneck of decoding: memory bandwidth or per-layer
-    overhead. `packed_bytes` are copies of weights that an engine holds besides the mapped file.
+    overhead. `packed_bytes` is how much more memory the weights take than their file does.
 
     `build_bytes` is the peak memory to compile the engine, in `build_segments` segments, on a
     machine that has `build_room_bytes` for it; they are 0, 1 and 0 if nothing is compiled.
@@ -179,7 +179,7 @@ class Plan(msgspec.Struct, frozen=True):
             ("precision", f"{self.precision}, {self.kv} cache, context {self.context:,}"),
             ("parameters", f"{self.parameters / 1e6:,.1f} M"),
             ("weights", format_bytes(self.weight_bytes)),
-            ("packed copy", format_bytes(self.packed_bytes)),
+            ("packing", format_bytes(self.packed_bytes)),
             ("KV cache", format_bytes(self.kv_bytes)),
             ("workspace", format_bytes(self.workspace_bytes)),
             ("runtime", format_bytes(self.runtime_bytes)),
@@ -193,7 +193,7 @@ class Plan(msgspec.Struct, frozen=True):
         rows += [("missing", one) for one in self.missing]
         rows += [("note", one) for one in self.notes]
         if not self.packed_bytes:
-            rows = [row for row in rows if row[0] != "packed copy"]
+            rows = [row for row in rows if row[0] != "packing"]
         lines = [f"{name:<15} {value}" for name, value in rows]
         lines += [f"{'try':<15} {advice}" for advice in self.advice]
         note = f"Estimates from {self.basis}; the range holds 80% of measurements."

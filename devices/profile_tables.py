@@ -110,8 +110,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv: types of the key-value cache, the default first
     runtime_bytes: memory that its libraries take in addition to weights, cache and workspace
     source: key in `[sources]` of its versions and precisions
-    weight_copies: copies of the weights in memory at the peak; a mapped file and a packed copy
-        count as two
+    weight_copies: copies of the weights in memory at the peak; ONNX Runtime's on a CPU are counted
+        as it packs them, whatever this says
     version: the version that the device has
     requires: packages that it needs, as text
     measured: coefficients of the cost model, if they were measured

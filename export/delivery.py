@@ -27,11 +27,11 @@ from edgelm.export.progress import behavior_text, figures_text
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.request import ExportRequest
-from edgelm.export.source.memory import give_back
 from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
+from edgelm.runtime.heap import give_back
 from edgelm.runtime.model import LanguageModel
 
 

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgelm.bundle import DRAFT, MANIFEST, Manifest, read_manifest
-from edgelm.bundle.files import check_draft
+from edgelm.bundle.files import TOKENIZER, check_draft
 from edgelm.cli import check_bytes, format_bytes, parse_bytes, parse_size
 from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_session
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
+from edgelm.runtime.heap import give_back
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.saved.prompt_cache import DEFAULT_BYTES, PromptCache
 from edgelm.runtime.saved.session_file import identity_of
 from edgelm.runtime.speculation.mode import check_mode
+from edgelm.runtime.text.tokenizer import Tokenizer
 from edgelm.speculation import SpeculationMode
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,9 @@ def load(
             if mode == "auto":
                 draft = _affordable(manifest, draft, budget, sequences)
             capacity = fit_context(manifest, budget, sequences, draft=draft)
+        # Reading it takes more memory than it keeps: before the weights are there.
+        tokenizer = Tokenizer(folder / TOKENIZER)
+        give_back()
         sessions = [open_session(folder, manifest, capacity=capacity, threads=threads)]
         try:
             sessions += [sessions[0].sibling() for _ in range(sequences - 1)]
@@ -115,13 +120,16 @@ def load(
                 drafts=sessions[sequences:],
                 speculation=mode,
                 batching=batching,
+                tokenizer=tokenizer,
             )
         except BaseException:
             for session in sessions:
                 session.close()
             raise
 
-    return open_unchanged(folder, open_model, hashes=check_hashes)
+    model = open_unchanged(folder, open_model, hashes=check_hashes)
+    give_back()  # what reading the bundle has left
+    return model
 
 
 def read_draft(folder: Path, manifest: Manifest) -> Manifest | None:
@@ -145,7 +153,7 @@ def _affordable(
         return None
     full = manifest.limits.context
     need = loaded_bytes(manifest, full, sequences=sequences)
-    if need + draft_bytes(draft, full, sequences=sequences) <= budget:
+    if need + draft_bytes(draft, manifest, full, sequences=sequences) <= budget:
         return draft
     log.warning("the draft model is not loaded: it does not fit in %s", format_bytes(budget))
     return None
@@ -169,7 +177,7 @@ def fit_context(
 
     def need(context: int) -> int:
         own = loaded_bytes(manifest, context, sequences=sequences)
-        return own + (draft_bytes(draft, context, sequences=sequences) if draft else 0)
+        return own + (draft_bytes(draft, manifest, context, sequences=sequences) if draft else 0)
 
     if need(full) <= budget:
         return full

@@ -1,6 +1,5 @@
 """A loaded bundle: prompts and conversations in, text out."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgelm.bundle import Manifest, bundle_file
+from edgelm.bundle.files import TOKENIZER
 from edgelm.errors import BadInput
 from edgelm.python310 import Self, Unpack
 from edgelm.runtime.conversation import Chat
@@ -75,6 +75,7 @@ class LanguageModel(EmbeddingMethods, Occupancy):
         drafts: sessions of a draft model, one for each; they are closed with the model, too.
         speculation: the default of generations; see `load`.
         batching: whether tokens of several generations run together; see `load`.
+        tokenizer: the bundle's, where it was read before.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class LanguageModel(EmbeddingMethods, Occupancy):
         drafts: Sequence[Session] = (),
         speculation: SpeculationMode = "auto",
         batching: bool = True,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -95,9 +97,7 @@ class LanguageModel(EmbeddingMethods, Occupancy):
         self.speculation = speculation
         # All that is read is read now, while the files are known to be those that were checked.
         try:
-            started = time.perf_counter()
-            self.tokenizer = Tokenizer(folder / "tokenizer.json")
-            self.tokenizer_seconds = time.perf_counter() - started
+            self.tokenizer = tokenizer or Tokenizer(folder / TOKENIZER)
             config = read_generation_config(bundle_file(folder, manifest, GENERATION_CONFIG))
             self.eos_token_ids = config.eos_token_ids
             self._adapters = Adapters(folder, manifest)

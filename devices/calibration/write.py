@@ -36,8 +36,7 @@ version = "{onnxruntime}"
 dialect = "ort"
 precisions = ["fp32", "int8", "int4"]
 kv = ["fp32", "int8"]
-weight_copies = 2
-runtime_bytes = {{ value = 75_000_000, source = "host", status = "measured" }}
+runtime_bytes = {{ value = 95_000_000, source = "host", status = "measured" }}
 source = "host"
 
 [engines.measured]

@@ -12,9 +12,15 @@ from edgelm.devices.planner.device_notes import device_notes, unsupported
 from edgelm.devices.planner.memory.build_room import Build, plan_build, room_of
 from edgelm.devices.planner.memory.memory_need import (
     export_bytes,
+    host_bytes,
     packed_bytes,
     sequence_state_bytes,
     workspace_bytes,
+)
+from edgelm.devices.planner.memory.packed_weights import (
+    packs,
+    planned_packing_bytes,
+    session_bytes,
 )
 from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.planner.memory.window_rows import cache_bytes, cuts_windows, window_rows
@@ -77,7 +83,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         windows=READS[engine.dialect].windows,
     )
     times = _times(work, mode, how, engine, request, context=context, prompt=prompt)
-    sizes = _sizes(spec, profile, engine, weights, kv, context=context, batch=request.batch)
+    sizes = _sizes(spec, profile, engine, weights, kv, request, context)
     total = weights.total_bytes + sizes.packed + sizes.cache + sizes.workspace + sizes.runtime
     room = room_of(profile)
     build = plan_build(engine.name, weights.parts, weights.total_bytes, room)
@@ -163,21 +169,29 @@ def _sizes(
     engine: Engine,
     weights: WeightSizes,
     kv: KvType,
-    *,
+    request: PlanRequest,
     context: int,
-    batch: int,
 ) -> _Sizes:
-    looked_up = spec.per_layer_embedding_parameters * weights.linear_bits / 8
+    batch = request.batch
     cut = window_rows(spec, context) if cuts_windows(engine.name, kv) else {}
-    return _Sizes(
-        packed=packed_bytes(engine, weights.total_bytes, looked_up),
-        cache=(cache_bytes(spec, kv, context, cut) + sequence_state_bytes(spec, engine.name))
-        * batch,
-        workspace=workspace_bytes(
-            spec, kv=kv, context=context, chunk=profile.prefill_chunk, engine=engine.name
-        ),
-        runtime=int(engine.runtime_bytes.value),
+    cache = cache_bytes(spec, kv, context, cut) + sequence_state_bytes(spec, engine.name)
+    chunk = profile.prefill_chunk
+    workspace = workspace_bytes(spec, kv=kv, context=context, chunk=chunk, engine=engine.name)
+    runtime = int(engine.runtime_bytes.value) + host_bytes(spec, engine.name)
+    if not packs(engine.name):
+        packed = packed_bytes(engine, weights.total_bytes)
+        return _Sizes(packed, cache * batch, workspace, runtime)
+    packed = planned_packing_bytes(
+        spec,
+        request,
+        engine.name,
+        linear_bits=weights.linear_bits,
+        head_bits=weights.head_bits,
     )
+    # While weights are loaded, the head may be mapped beside its packed copy.
+    head = int(spec.embedding_parameters * weights.head_bits / 8)
+    workspace = max(workspace, head - cache * batch)
+    return _Sizes(packed, cache * batch, workspace, runtime + session_bytes(spec))
 
 
 def _arithmetic(mode: PowerMode, precision: str) -> str:

@@ -9,6 +9,7 @@ token. How many are accepted depends on text and draft: `edge-bench --speculatio
 import msgspec
 
 from edgelm.devices.planner.estimate import estimate
+from edgelm.devices.planner.memory.packed_weights import packs, session_bytes
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.planning import Plan, PlanRequest
@@ -105,7 +106,7 @@ def speculation_plan(
     ratios = {size: _batch(spec, profile, request, size) / single for size in SIZES}
     drafting = None if draft is None else _draft_plan(draft, profile, request, alone.context)
     each = 0.0 if drafting is None else drafting.decode_ms.value / single
-    added = 0 if drafting is None else _added_bytes(drafting)
+    added = 0 if draft is None or drafting is None else _added_bytes(draft, drafting, alone)
     shares = DEFAULT_ACCEPTANCE if acceptance is None else (acceptance,)
     return SpeculationPlan(
         draft=LOOKUP if drafting is None else "a draft model",
@@ -128,8 +129,11 @@ def _draft_plan(draft: DecoderSpec, profile: Profile, request: PlanRequest, cont
     return estimate(draft, profile, msgspec.structs.replace(request, context=context))
 
 
-def _added_bytes(plan: Plan) -> int:
-    return plan.weight_bytes + plan.packed_bytes + plan.kv_bytes + plan.workspace_bytes
+def _added_bytes(spec: DecoderSpec, draft: Plan, alone: Plan) -> int:
+    """What a draft model adds: both have one tokenizer, and run one after the other."""
+    session = session_bytes(spec) if packs(alone.engine) else 0
+    workspace = max(0, draft.workspace_bytes - alone.workspace_bytes)
+    return draft.weight_bytes + draft.packed_bytes + draft.kv_bytes + session + workspace
 
 
 def _gain(share: float, ratios: dict[int, float], each: float, single: float) -> SpeculationGain:

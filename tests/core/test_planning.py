@@ -106,7 +106,7 @@ def test_table_of_what_does_not_work() -> None:
         "precision       int4, int8 cache, context 8,192\n"
         "parameters      134.5 M\n"
         "weights         80.0 MB\n"
-        "packed copy     40.0 MB\n"
+        "packing         40.0 MB\n"
         "KV cache        50.0 MB\n"
         "workspace       10.0 MB\n"
         "runtime         75.0 MB\n"

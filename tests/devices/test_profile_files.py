@@ -95,7 +95,7 @@ def changed(path: Path, old: str, new: str) -> Path:
         ),
         ("value = 40,", "value = nan,", "bandwidth_gb_s.value is nan, expected a number"),
         ("value = 0.46", "value = inf", "dense_tflops.int8.value is inf, expected a number"),
-        ("value = 75_000_000", "value = -1", "engines[onnxruntime].runtime_bytes.value is -1.0"),
+        ("value = 95_000_000", "value = -1", "engines[onnxruntime].runtime_bytes.value is -1.0"),
         ("value = 300_000_000", "value = -1", "memory.reserved_bytes.value is -1.0, expected"),
         ("value = 40,", "value = 0,", "power mode 'default' needs a bandwidth and dense peaks"),
         (

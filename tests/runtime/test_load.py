@@ -212,13 +212,13 @@ def test_nothing_is_opened_that_does_not_match_its_hash(
         edgelm_worker.EdgeLM().load({"path": str(copy), "threads": 1, "context": 64})
 
 
-def test_a_tokenizer_that_does_not_load_leaves_no_session(
+def test_a_configuration_that_does_not_load_leaves_no_session(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[bool] = []
     session = SimpleNamespace(close=lambda: closed.append(True))
     monkeypatch.setattr(loading, "open_session", lambda *given, **named: session)
-    (copy / "tokenizer.json").write_text("garbage")
+    (copy / "generation_config.json").write_text("garbage")
     with pytest.raises(BadBundle):
         edgelm.load(copy, check_hashes=False)
     assert closed
@@ -321,3 +321,22 @@ def test_generation_config_that_is_no_json(copy: Path) -> None:
     (copy / "generation_config.json").write_text("{")
     with pytest.raises(BadBundle, match=r"generation_config\.json is not valid JSON"):
         edgelm.load(copy, check_hashes=False)
+
+
+def test_the_tokenizer_is_read_before_weights_are(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Reading it takes more memory than it keeps, which must not come on top of the weights.
+    order: list[str] = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            order.append(name)
+            return function(*args, **options)
+
+        return call
+
+    for name in ("Tokenizer", "open_session"):
+        monkeypatch.setattr(loading, name, noted(name, getattr(loading, name)))
+    edgelm.load(bundle).close()
+    assert order == ["Tokenizer", "open_session"]

@@ -3,7 +3,8 @@
     python -m bench.studies.speculation.draft_memory BUNDLE [--context 2048]
 
 Each case loads the bundle in a process of its own and runs a prompt and 32 tokens that together
-nearly fill `--context` tokens of the cache. In MB of 2**20 bytes.
+nearly fill `--context` tokens of the cache. In MB of 2**20 bytes. Without a draft model only the
+bundle alone is measured.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgelm.bundle import read_manifest
+from edgelm.bundle import DRAFT, read_manifest
 from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.runtime import load
 
@@ -21,7 +22,7 @@ _ROOM, _TOKENS = 64, 32
 def peak(bundle: Path, context: int, *, draft: bool) -> float:
     """Peak resident memory of this process, in MB, after nearly `context` tokens."""
     with load(bundle, speculation="draft" if draft else "off") as lm:
-        words = " ".join(f"word {number} is here" for number in range(context))
+        words = " ".join(f"word {number} is here" for number in range(context // 4))
         prompt = [int(token) for token in lm.tokenizer.encode(words)[: context - _ROOM]]
         lm.generate(prompt, max_tokens=_TOKENS, temperature=0)
     status = Path("/proc/self/status").read_text()
@@ -40,13 +41,20 @@ def main() -> None:
     if arguments.case:
         print(f"{peak(bundle, context, draft=arguments.case == 'draft'):.0f}")
         return
-    own = loaded_bytes(read_manifest(bundle), context)
-    added = draft_bytes(read_manifest(bundle / "draft"), context)
-    for case, planned in (("off", own), ("draft", own + added)):
+    manifest = read_manifest(bundle)
+    own = loaded_bytes(manifest, context)
+    cases = {"off": own}
+    if (bundle / DRAFT).exists():
+        cases["draft"] = own + draft_bytes(read_manifest(bundle / DRAFT), manifest, context)
+    for case, planned in cases.items():
         words = [sys.executable, "-m", "bench.studies.speculation.draft_memory", str(bundle)]
         words += ["--context", str(context), "--case", case]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-        print(f"{case}: {done.stdout.strip()} MB measured, {planned / 2**20:.0f} MB planned")
+        measured, counted = float(done.stdout), planned / 2**20
+        print(
+            f"{case}: {measured:.0f} MB measured, {counted:.0f} MB planned "
+            f"({counted / measured - 1:+.1%})"
+        )
 
 
 if __name__ == "__main__":

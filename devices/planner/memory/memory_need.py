@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from edgelm.bundle import Manifest
+from edgelm.devices.planner.memory.packed_weights import packing_bytes, packs, session_bytes
 from edgelm.devices.planner.memory.snapshots import SNAPSHOTS
 from edgelm.devices.planner.memory.window_rows import cache_bytes
 from edgelm.devices.profile import load_profile
@@ -10,9 +11,16 @@ from edgelm.devices.profile_tables import Engine
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import PER_LAYER_EMBEDDING
+from edgelm.spec.groups import HEAD
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
+# Blocks of a run have many sizes, and glibc's heap keeps the holes between them: a run leaves two
+# to four times what it held at its peak.
+_HEAP_HOLES = 2.5
+# Attention holds scores by tiles, a tile for each thread (measured with two).
+_TILES = 6_000_000
+# Of a tokenizer, for each token: what stays, and what is needed while its file is read.
+_TOKEN_BYTES, _TOKEN_READING_BYTES = 300, 1450
 
 
 def workspace_bytes(
@@ -32,14 +40,24 @@ def workspace_bytes(
     elements = context * max(widths) if kv in EIGHT_BIT_KV else 0  # of keys, and of values
     if engine != "onnxruntime":
         return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
-    scores = spec.num_attention_heads * context
-    dequantized = 4 * elements
-    return 4 * (rows * (widest + scores) + dequantized + spec.vocab_size)
+    scores = min(_TILES, 4 * rows * spec.num_attention_heads * context)
+    live = 4 * (rows * widest + 4 * elements + spec.vocab_size) + scores
+    return int(_HEAP_HOLES * live)
 
 
-def packed_bytes(engine: Engine, total: int, looked_up: float) -> int:
-    """What an engine's own copies of matrices take; it has none of tables that it looks up in."""
-    return int((engine.weight_copies - 1) * max(0.0, total - looked_up))
+def host_bytes(spec: DecoderSpec, engine: str) -> int:
+    """What a process on a CPU holds of the tokenizer; a GPU engine's runtime includes it."""
+    return _TOKEN_BYTES * spec.vocab_size if engine == "onnxruntime" else 0
+
+
+def reading_bytes(spec: DecoderSpec, engine: str) -> int:
+    """The most that is needed before weights are loaded, while the tokenizer is read."""
+    return _TOKEN_READING_BYTES * spec.vocab_size if engine == "onnxruntime" else 0
+
+
+def packed_bytes(engine: Engine, total: int) -> int:
+    """What an engine's own copies of the weights take, where it does not pack them by layout."""
+    return int((engine.weight_copies - 1) * total)
 
 
 def sequence_state_bytes(spec: DecoderSpec, engine: str) -> int:
@@ -57,21 +75,38 @@ def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int
 
     Sequences share the workspace: the engine runs for one at a time.
     """
-    spec, kv = manifest.spec, manifest.kv
-    engine = _engine(manifest)
-    chunk = manifest.limits.prefill_chunk
-    workspace = workspace_bytes(
-        spec, kv=kv, context=context, chunk=chunk, engine=manifest.engine.name
-    )
-    looked_up = 0.0
-    if (precision := manifest.precision.get(PER_LAYER_EMBEDDING)) is not None:
-        looked_up = spec.per_layer_embedding_parameters * precision.bits_per_weight / 8
-    packed = packed_bytes(engine, manifest.weight_bytes, looked_up)
-    adapters = sum(manifest.files[one.file].bytes for one in manifest.adapters)
-    weights = manifest.weight_bytes + packed + adapters
+    name, spec = manifest.engine.name, manifest.spec
+    runtime = int(_engine(manifest).runtime_bytes.value)
+    cache, workspace = _running_bytes(manifest, context, sequences)
+    loaded = host_bytes(spec, name) + _weight_bytes(manifest) + cache + workspace
+    return runtime + max(reading_bytes(spec, name), loaded)
+
+
+def _weight_bytes(manifest: Manifest) -> int:
+    """Weights, adapters and the graph of a session, without its cache."""
+    weights = manifest.weight_bytes
+    weights += sum(manifest.files[one.file].bytes for one in manifest.adapters)
+    if not packs(manifest.engine.name):
+        return weights + packed_bytes(_engine(manifest), manifest.weight_bytes)
+    return weights + packing_bytes(manifest) + session_bytes(manifest.spec)
+
+
+def _running_bytes(manifest: Manifest, context: int, sequences: int) -> tuple[int, int]:
+    """The caches of all sequences, and the workspace that they share.
+
+    While weights are loaded there is nothing in the cache yet, but the head may be mapped beside
+    its packed copy.
+    """
+    spec, kv, name = manifest.spec, manifest.kv, manifest.engine.name
     cache = cache_bytes(spec, kv, context, _cut_layers(manifest))
-    cache = (cache + sequence_state_bytes(spec, manifest.engine.name)) * sequences
-    return int(engine.runtime_bytes.value) + weights + cache + workspace
+    cache = (cache + sequence_state_bytes(spec, name)) * sequences
+    chunk = manifest.limits.prefill_chunk
+    workspace = workspace_bytes(spec, kv=kv, context=context, chunk=chunk, engine=name)
+    head = manifest.precision.get(HEAD)
+    if packs(name) and head is not None:
+        mapped = int(spec.embedding_parameters * head.bits_per_weight / 8)
+        workspace = max(workspace, mapped - cache)
+    return cache, workspace
 
 
 def _cut_layers(manifest: Manifest) -> Mapping[int, int]:
@@ -80,11 +115,21 @@ def _cut_layers(manifest: Manifest) -> Mapping[int, int]:
     return {index: layer.rows for index, layer in layers if layer.rows is not None}
 
 
-def draft_bytes(draft: Manifest, context: int, *, sequences: int = 1) -> int:
-    """What a draft model adds to the memory of the bundle that it drafts for."""
-    context = min(context, draft.limits.context)
-    runtime = int(_engine(draft).runtime_bytes.value)
-    return loaded_bytes(draft, context, sequences=sequences) - runtime
+def draft_bytes(draft: Manifest, manifest: Manifest, context: int, *, sequences: int = 1) -> int:
+    """What a draft model adds to the memory of the bundle that it drafts for.
+
+    Both share a tokenizer, and one workspace, since they run one after the other.
+
+    Args:
+        draft: the draft model's manifest.
+        manifest: that of the bundle.
+        context: tokens of the bundle's cache; the draft's has as many, or its limit.
+        sequences: generations that can run at a time.
+    """
+    own = min(context, draft.limits.context)
+    cache, workspace = _running_bytes(draft, own, sequences)
+    _, shared = _running_bytes(manifest, context, sequences)
+    return _weight_bytes(draft) + cache + max(0, workspace - shared)
 
 
 def _engine(manifest: Manifest) -> Engine:

@@ -5,8 +5,10 @@ seconds would not notice Ctrl-C. The call runs on a thread of its own, while thi
 signal reaches it, and checks whether the result is still wanted.
 """
 
+import os
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 
 _POLL_SECONDS = 0.05
 
@@ -28,7 +30,7 @@ def run_interruptible(
     stopped = False
     try:
         # An interrupt may come while the thread is being started, so this belongs to the rest.
-        threading.Thread(target=run.body, name="edgelm-run", daemon=True).start()
+        (_idle.pop() if _idle else _Worker()).calls.put(run)
         while not run.ended.wait(_POLL_SECONDS):
             if not stopped and cancelled():
                 stopped = True
@@ -61,8 +63,6 @@ class _Run:
             self._call()
         except BaseException as error:
             self.failure = error
-        finally:
-            self.ended.set()
 
     def abandon(self) -> None:
         """Wait for the end: native code writes to our memory until then, whoever presses Ctrl-C."""
@@ -73,3 +73,29 @@ class _Run:
                 self.ended.wait()
             except KeyboardInterrupt:
                 continue
+
+
+class _Worker:
+    """A thread that makes one call after the other.
+
+    It is kept: glibc gives a new thread memory of its own to allocate from, and what is free in
+    there stays the process's. With a thread for each run, several such parts grew to the size
+    of a run's activations.
+    """
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[_Run] = SimpleQueue()
+        threading.Thread(target=self._body, name="edgelm-run", daemon=True).start()
+
+    def _body(self) -> None:
+        while True:
+            run = self.calls.get()
+            run.body()
+            _idle.append(self)  # first: who waits for this run may start the next one
+            run.ended.set()
+            del run  # not held while it waits: it refers to the arrays of its model
+
+
+_idle: list[_Worker] = []
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_idle.clear)  # a child has none of the threads

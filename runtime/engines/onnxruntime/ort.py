@@ -53,6 +53,7 @@ from edgelm.runtime.engines.session import (
 )
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
 from edgelm.runtime.engines.window_state import JointState
+from edgelm.runtime.heap import give_back
 from edgelm.runtime.huge_pages import in_huge_pages
 
 onnxruntime = LazyOnnxRuntime(
@@ -227,6 +228,7 @@ class OrtEngine:
                 self._follow_memory()
             self._rows = rows
             self._steps = {1: self._bind_step(1)}
+            give_back()  # the smaller cache
         self._pool.wrote(self._place, tokens)
 
     def _follow_memory(self) -> None:
@@ -368,7 +370,6 @@ def _load_file(path: Path, threads: int | None, *, fused: bool) -> Any:
         # Products stay in fp32, as the graph says; level 4 would round their inputs to int8.
         options.graph_optimization_level = level.ORT_ENABLE_ALL
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[_CPU])

@@ -159,7 +159,7 @@ def followed(advice: str, request: PlanRequest) -> PlanRequest:
 # Requests that the model of a billion parameters does not meet, and what is advised.
 ASKED = {
     "cache": (ROOMY, PlanRequest("int8", kv="int8", context=65_536, max_memory_bytes=2 * 10**9), 1),
-    "wide-cache": (ROOMY, PlanRequest("int8", kv="fp32", max_memory_bytes=2 * 10**9), 2),
+    "wide-cache": (ROOMY, PlanRequest("int8", kv="fp32", max_memory_bytes=25 * 10**8), 2),
     "bits": (ROOMY, PlanRequest("fp32", max_memory_bytes=3 * 10**9), 1),
     "all": (ROOMY, PlanRequest("fp32", context=131_072, max_memory_bytes=3 * 10**9), 1),
     "slow": (ROOMY, PlanRequest("fp32", min_tokens_per_second=0.6), 1),

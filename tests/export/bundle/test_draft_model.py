@@ -163,7 +163,7 @@ def test_memory_counts_it(bundle: Path) -> None:
     manifest, draft = read_manifest(bundle), read_manifest(bundle / "draft")
     full = manifest.limits.context
     alone = loaded_bytes(manifest, full)
-    assert 0 < draft_bytes(draft, full) < alone
+    assert 0 < draft_bytes(draft, manifest, full) < alone
     with edgelm.load(bundle, threads=1, max_memory=alone) as lm:
         assert lm.context == full
         with pytest.raises(BadInput, match="no draft model"):

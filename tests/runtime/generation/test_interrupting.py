@@ -145,3 +145,43 @@ def test_logits_of_nothing_leave_the_cache_alone(
     with pytest.raises(BadInput, match="at least one of each"):
         lm.session.advance(LONG[:count], logits=logits)
     assert lm.session.length == 0
+
+
+def test_runs_one_after_the_other_have_one_thread() -> None:
+    # Each new thread would have a part of the heap, which keeps the memory of a run.
+    seen: list[int] = []
+    for _ in range(20):
+        run_interruptible(lambda: seen.append(threading.get_ident()), lambda: None, lambda: False)
+    assert len(seen) == 20
+    assert len(set(seen)) == 1
+
+
+def test_runs_at_the_same_time_have_threads_of_their_own() -> None:
+    together = threading.Barrier(2, timeout=60)
+    seen: list[int] = []
+
+    def call() -> None:
+        together.wait()
+        seen.append(threading.get_ident())
+
+    def run() -> None:
+        run_interruptible(call, lambda: None, lambda: False)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+def test_a_fork_starts_threads_of_its_own() -> None:
+    run_interruptible(lambda: None, lambda: None, lambda: False)
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # ends it, with another status
+        run_interruptible(lambda: None, lambda: None, lambda: False)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

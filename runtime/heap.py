@@ -3,7 +3,8 @@
 glibc takes blocks of up to 32 MB from its heap once blocks of that size have been freed, and keeps
 the holes between them: streaming a 4.5B model leaves 4.4 GB of them. Mapping every large block
 instead would let quantization take three times as long, with a page fault for every page of every
-intermediate.
+intermediate. A model that is loaded and run leaves holes, too: of files that were read, and of
+caches that have grown.
 """
 
 import ctypes
