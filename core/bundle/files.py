@@ -123,7 +123,8 @@ def file_states(folder: Path, manifest: Manifest) -> States:
 
 def _check_listed(folder: Path, manifest: Manifest) -> None:
     graph = manifest.graph
-    for name in (*graph.files, TOKENIZER, *engine_files(manifest)):
+    texts = () if manifest.spec.draft_head else (TOKENIZER,)
+    for name in (*graph.files, *texts, *engine_files(manifest)):
         _check_has_entry(manifest, name)
     for name in _OPTIONAL:
         if name not in manifest.files and os.path.lexists(folder / name):

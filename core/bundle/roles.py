@@ -23,6 +23,7 @@ ROLES = {
     "logits_positions": Role("int64", ("P",)),
     "cache_positions": Role("int64", ("capacity",)),
 }
+HIDDEN = "hidden"
 # The same of a graph that takes several sequences per run.
 _BATCHED = {
     "tokens": Role("int64", ("B", "T")),
@@ -47,7 +48,12 @@ def output_role(spec: DecoderSpec) -> tuple[str, int]:
     A decoder with a head gives `logits`, an embedding model `hidden`: its states behind the final
     norm. Versions of edgelm that know no embedding models find no logits, and say so.
     """
-    return ("logits", spec.vocab_size) if spec.has_head else ("hidden", spec.hidden_size)
+    return ("logits", spec.vocab_size) if spec.has_head else (HIDDEN, spec.hidden_size)
+
+
+def gives_hidden(graph: GraphContract) -> bool:
+    """Whether a graph gives hidden states beside logits: a draft head, or a model for one."""
+    return {"logits", HIDDEN} <= graph.outputs.keys()
 
 
 def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
@@ -60,10 +66,20 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
     batched = graph.takes_batches and graph.dialect in _BATCHING
     roles = ROLES | (_BATCHED if batched else {})
     inputs = {role: roles[role] for role in DIALECTS[graph.dialect] | optional}
-    _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
     name, width = output_role(spec)
     rows = roles["tokens"].shape[0]
-    _check(graph.outputs, {name: Role("float32", (rows, "P", width))}, "graph.outputs")
+    outputs = {name: Role("float32", (rows, "P", width))}
+    if spec.draft_head:
+        inputs[HIDDEN] = Role("float32", (1, "T", spec.hidden_size))
+        outputs[HIDDEN] = Role("float32", (1, "P", spec.hidden_size))
+    elif gives_hidden(graph):
+        outputs[HIDDEN] = Role("float32", (1, "T", spec.hidden_size))
+    _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
+    _check(graph.outputs, outputs, "graph.outputs")
+    if HIDDEN in outputs and spec.has_head and (rows != 1 or graph.dialect != "ort"):
+        raise ValueError(
+            "graph.outputs has logits and hidden; expected the ort dialect, without a batch axis"
+        )
     if rows == "B" and graph.cache.states:
         raise ValueError("graph.inputs has a batch axis; expected no graph.cache.states")
     if rows == "B" and graph.dialect == "ort" and graph.cache.capacity is not None:

@@ -96,6 +96,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     qkv_by_head: bool = False  # stored q, k and v of a head are side by side (GPT-NeoX)
     head_bias: bool = False  # of `lm_head` (Phi)
     has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
+    draft_head: bool = False
+    """Drafts tokens for a model: a layer behind its last one (edgelm.spec.draft_head)."""
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":

@@ -14,6 +14,8 @@ HEAD_BIAS = "lm_head.bias"
 PER_LAYER_EMBEDDING_WEIGHT = "model.embed_tokens_per_layer.weight"
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 PER_LAYER_MODEL_WEIGHT = "model.per_layer_model_projection.weight"
+FUSION_WEIGHT = "model.fc.weight"
+FUSION_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
 
 
 def tensor_shapes(spec: DecoderSpec) -> Shapes:
@@ -31,6 +33,9 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
         shapes[PER_LAYER_EMBEDDING_WEIGHT] = (inputs.vocab_size, spec.per_layer_width)
         shapes[PER_LAYER_MODEL_WEIGHT] = (spec.per_layer_width, hidden)
         shapes["model.per_layer_projection_norm.weight"] = (inputs.size,)
+    if spec.draft_head:
+        shapes[FUSION_WEIGHT] = (hidden, 2 * hidden)
+        shapes |= {f"model.{name}.weight": (hidden,) for name in FUSION_NORMS}
     if spec.altup is not None:
         modules = spec.altup.modules(hidden).items()
         shapes |= {f"model.{name}.weight": shape for name, shape in modules}

@@ -58,6 +58,7 @@ class OrtDialect(OrtAttention):
         window_rows: rows of windowed layers that do not hold all tokens, by their index; the
             CPU's kernels only.
         batch: whether runs in 16 bits take several sequences, too; in fp32 they do where they can.
+        single: whether runs take one sequence even then.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class OrtDialect(OrtAttention):
         adapted: Collection[str] = (),
         window_rows: Mapping[int, int] | None = None,
         batch: bool = False,
+        single: bool = False,
     ) -> None:
         assert not adapted or activations == "fp32", "adapters are bound in fp32"
         graph = Graph(folder, opsets={"": _opset(kv, activations), MICROSOFT: 1})
@@ -83,6 +85,7 @@ class OrtDialect(OrtAttention):
             activations=activations,
             window_rows=window_rows,
             batch=batch,
+            single=single,
         )
         self.precision = precision
         self.quantizer = quantizer
