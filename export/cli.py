@@ -123,6 +123,11 @@ def parser() -> argparse.ArgumentParser:
         help="export MODEL as this bundle's draft model, into draft/",
     )
     add(
+        "--draft-head",
+        action="store_true",
+        help="also export the checkpoint's own draft head (Qwen3.5), into draft/",
+    )
+    add(
         "--segments",
         type=_segments,
         default="auto",
@@ -231,6 +236,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.group_size,
         arguments.symmetric,
         arguments.engine,
+        draft_head=arguments.draft_head,
     )
     spec = read_spec(arguments.model, revision=arguments.revision)
     profile = target_profile(arguments.target)
@@ -329,6 +335,7 @@ def _export(arguments: argparse.Namespace) -> None:
         segments=arguments.segments,
         adapter=merged,
         switchable_adapters=switchable,
+        draft_head=arguments.draft_head,
         progress=_log_line,
         **texts,
     )

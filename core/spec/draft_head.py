@@ -12,6 +12,9 @@ import msgspec
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 
+_MIN_ROWS, _MAX_ROWS = 64, 2048
+_MAX_BYTES = 8 << 20
+
 
 def draft_head_spec(spec: DecoderSpec) -> DecoderSpec:
     """The draft head of a decoder: its only layer is like the decoder's last one with attention.
@@ -27,3 +30,11 @@ def draft_head_spec(spec: DecoderSpec) -> DecoderSpec:
         )
     layer = spec.layers[spec.attention_layers[-1]]
     return msgspec.structs.replace(spec, num_hidden_layers=1, layers=(layer,), draft_head=True)
+
+
+def hidden_rows(hidden_size: int) -> int:
+    """How many of the last hidden states, fp32, a model holds until its draft head reads them.
+
+    A head that is read later begins behind the first tokens: what it drafts is then worse.
+    """
+    return max(_MIN_ROWS, min(_MAX_ROWS, _MAX_BYTES // (4 * hidden_size)))

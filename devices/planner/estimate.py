@@ -20,9 +20,11 @@ from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.planner.memory.window_rows import cache_bytes, cuts_windows, window_rows
 from edgelm.devices.profile import Profile
 from edgelm.devices.profile_tables import Engine, PowerMode
+from edgelm.errors import BadInput
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.draft_head import draft_head_spec
 
 _PUBLISHED_BATCH = 8  # every published row of several sequences has this many
 _NARROW = {
@@ -79,6 +81,8 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     times = _times(work, mode, how, engine, request, context=context, prompt=prompt)
     sizes = _sizes(spec, profile, engine, weights, kv, context=context, batch=request.batch)
     total = weights.total_bytes + sizes.packed + sizes.cache + sizes.workspace + sizes.runtime
+    draft = _draft_head_bytes(spec, profile, engine, request, context) if request.draft_head else 0
+    total += draft
     room = room_of(profile)
     build = plan_build(engine.name, weights.parts, weights.total_bytes, room)
     exported = export_bytes(spec, total)
@@ -115,12 +119,31 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         required_tokens_per_second=floor,
         unsupported=unsupported(profile),
         embeds=not spec.has_head,
+        draft_bytes=draft,
         basis=times.basis,
         notes=(
             *(request.source.notes if request.source else ()),
             *_notes(spec, profile, engine, kv, build, request.batch),
         ),
     )
+
+
+def _draft_head_bytes(
+    spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest, context: int
+) -> int:
+    """What the draft head adds to memory; it has the precision of the model's last layer.
+
+    Raises:
+        BadInput: another engine than ONNX Runtime on a CPU, or a model that can have no head.
+    """
+    if engine.name != "onnxruntime":
+        raise BadInput(
+            f"draft heads run on ONNX Runtime's CPU, not on {engine.name}: leave out --draft-head; "
+            "prompt lookup needs no draft"
+        )
+    own = msgspec.structs.replace(request, draft_head=False, kv="fp32", context=context)
+    plan = estimate(draft_head_spec(spec), profile, own)
+    return plan.weight_bytes + plan.packed_bytes + plan.kv_bytes + plan.workspace_bytes
 
 
 def budget_bytes(profile: Profile, request: PlanRequest) -> int:

@@ -3,10 +3,10 @@
 import numpy as np
 import numpy.typing as npt
 
+from edgelm.spec.draft_head import hidden_rows
+
 Rows = npt.NDArray[np.float32]
-_MAX_BYTES = 8 << 20  # of rows; a head that is read later than that begins behind the first tokens
-_MAX_ROWS = 2048
-_MIN_ROWS = 64
+_FIRST = 64  # rows that there is memory for at first; up to twice as many as are kept follow
 
 
 class HiddenRows:
@@ -24,7 +24,7 @@ class HiddenRows:
 
     def __init__(self, width: int) -> None:
         self.start = self.end = self.unchanged = 0
-        self._most = max(_MIN_ROWS, min(_MAX_ROWS, _MAX_BYTES // (4 * width)))
+        self._most = hidden_rows(width)
         self._rows: Rows = np.empty((0, width), np.float32)
         self._first = 0  # the token of the buffer's first row
 
@@ -64,7 +64,7 @@ class HiddenRows:
         if end - self._first <= len(self._rows):
             return
         kept = self._rows[self.start - self._first : at - self._first]
-        size = min(2 * self._most, max(_MIN_ROWS, 2 * (end - self.start)))
+        size = min(2 * self._most, max(_FIRST, 2 * (end - self.start)))
         moved = self._rows
         if size > len(moved):
             moved = np.empty((size, self._rows.shape[1]), np.float32)
