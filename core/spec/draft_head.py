@@ -10,8 +10,10 @@ token on it is what the head itself gave. Embedding and output matrix are the mo
 import msgspec
 
 from edgelm.errors import BadInput
+from edgelm.quantize.precision import KvType
 from edgelm.spec.decoder import DecoderSpec
 
+HEAD_CACHE: KvType = "fp32"  # one layer, for which nothing is calibrated
 _MIN_ROWS, _MAX_ROWS = 64, 2048
 _MAX_BYTES = 8 << 20
 

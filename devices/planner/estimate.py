@@ -24,7 +24,7 @@ from edgelm.errors import BadInput
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.draft_head import draft_head_spec
+from edgelm.spec.draft_head import HEAD_CACHE, draft_head_spec
 
 _PUBLISHED_BATCH = 8  # every published row of several sequences has this many
 _NARROW = {
@@ -81,7 +81,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     times = _times(work, mode, how, engine, request, context=context, prompt=prompt)
     sizes = _sizes(spec, profile, engine, weights, kv, context=context, batch=request.batch)
     total = weights.total_bytes + sizes.packed + sizes.cache + sizes.workspace + sizes.runtime
-    draft = _draft_head_bytes(spec, profile, engine, request, context) if request.draft_head else 0
+    draft = _draft_bytes(spec, profile, request, context)
     total += draft
     room = room_of(profile)
     build = plan_build(engine.name, weights.parts, weights.total_bytes, room)
@@ -128,21 +128,27 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     )
 
 
-def _draft_head_bytes(
-    spec: DecoderSpec, profile: Profile, engine: Engine, request: PlanRequest, context: int
-) -> int:
-    """What the draft head adds to memory; it has the precision of the model's last layer.
+def head_plan(head: DecoderSpec, profile: Profile, request: PlanRequest, context: int) -> Plan:
+    """The plan of a draft head with the context of its model; runtime memory is its model's.
 
     Raises:
-        BadInput: another engine than ONNX Runtime on a CPU, or a model that can have no head.
+        BadInput: another engine than ONNX Runtime on a CPU.
     """
+    engine = profile.engine(request.engine)
     if engine.name != "onnxruntime":
         raise BadInput(
-            f"draft heads run on ONNX Runtime's CPU, not on {engine.name}: leave out --draft-head; "
-            "prompt lookup needs no draft"
+            f"draft heads run on ONNX Runtime's CPU, not on {engine.name}: plan and export without "
+            "the draft head (leave out --draft-head); prompt lookup needs no draft"
         )
-    own = msgspec.structs.replace(request, draft_head=False, kv="fp32", context=context)
-    plan = estimate(draft_head_spec(spec), profile, own)
+    own = msgspec.structs.replace(request, draft_head=False, kv=HEAD_CACHE, context=context)
+    return estimate(head, profile, own)
+
+
+def _draft_bytes(spec: DecoderSpec, profile: Profile, request: PlanRequest, context: int) -> int:
+    """What the draft head adds to memory, if it is requested."""
+    if not request.draft_head:
+        return 0
+    plan = head_plan(draft_head_spec(spec), profile, request, context)
     return plan.weight_bytes + plan.packed_bytes + plan.kv_bytes + plan.workspace_bytes
 
 

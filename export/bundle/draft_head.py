@@ -20,9 +20,8 @@ from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.files import SourceFiles
+from edgelm.spec.draft_head import HEAD_CACHE
 from edgelm.spec.groups import FUSION, split_group
-
-_CACHE = "fp32"  # one layer, of which nothing was calibrated
 
 
 def write_draft_head(
@@ -50,7 +49,7 @@ def write_draft_head(
     draft.mkdir()
     weights = Weights(head)
     own = _assignment(source.checkpoint, weights, assignment)
-    form = GraphFormat("ort", _CACHE, "fp32", manifest.limits.context)
+    form = GraphFormat("ort", HEAD_CACHE, "fp32", manifest.limits.context)
     graph = write_graph(draft, Quantizer(weights, METHODS["rtn"]), own, form)
     write_manifest(
         draft,
@@ -58,7 +57,7 @@ def write_draft_head(
             manifest,
             spec=head.spec,
             precision=own,
-            kv=_CACHE,
+            kv=HEAD_CACHE,
             weight_bytes=graph.weight_bytes,
             lineage=lineage_of(head, source.sha256),
             graph=graph.contract,
