@@ -11,7 +11,7 @@ from edgelm.cli import check_bytes, format_bytes, parse_bytes, parse_size
 from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
-from edgelm.runtime.engines.open import check_threads, open_session
+from edgelm.runtime.engines.open import check_threads, open_draft, open_session
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
 from edgelm.runtime.model import LanguageModel
 from edgelm.runtime.saved.prompt_cache import DEFAULT_BYTES, PromptCache
@@ -109,7 +109,7 @@ def load(
             if draft is not None:
                 limit = min(capacity, draft.limits.context)
                 sessions.append(
-                    open_session(folder / DRAFT, draft, capacity=limit, threads=threads)
+                    open_draft(folder / DRAFT, draft, sessions[0], capacity=limit, threads=threads)
                 )
                 sessions += [sessions[-1].sibling() for _ in range(sequences - 1)]
             return LanguageModel(

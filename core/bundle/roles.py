@@ -23,7 +23,8 @@ ROLES = {
     "logits_positions": Role("int64", ("P",)),
     "cache_positions": Role("int64", ("capacity",)),
 }
-HIDDEN = "hidden"
+# What passes between a model and its draft head; two of the names are those of tensors, too.
+EMBEDDED, HIDDEN, SELECTED = "embedded", "hidden", "selected"
 # The same of a graph that takes several sequences per run.
 _BATCHED = {
     "tokens": Role("int64", ("B", "T")),
@@ -52,7 +53,7 @@ def output_role(spec: DecoderSpec) -> tuple[str, int]:
 
 
 def gives_hidden(graph: GraphContract) -> bool:
-    """Whether a graph gives hidden states beside logits: a draft head, or a model for one."""
+    """Whether a graph gives hidden states beside logits, for a draft head."""
     return {"logits", HIDDEN} <= graph.outputs.keys()
 
 
@@ -69,14 +70,16 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
     name, width = output_role(spec)
     rows = roles["tokens"].shape[0]
     outputs = {name: Role("float32", (rows, "P", width))}
+    hidden = Role("float32", (1, "T", spec.hidden_size))
     if spec.draft_head:
-        inputs[HIDDEN] = Role("float32", (1, "T", spec.hidden_size))
-        outputs[HIDDEN] = Role("float32", (1, "P", spec.hidden_size))
+        inputs |= {EMBEDDED: hidden, HIDDEN: hidden}
+        outputs = {HIDDEN: Role("float32", (1, "P", spec.hidden_size))}
     elif gives_hidden(graph):
-        outputs[HIDDEN] = Role("float32", (1, "T", spec.hidden_size))
+        outputs[HIDDEN] = hidden
+        _check_cut(graph)
     _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
     _check(graph.outputs, outputs, "graph.outputs")
-    if HIDDEN in outputs and spec.has_head and (rows != 1 or graph.dialect != "ort"):
+    if hidden in outputs.values() and (rows != 1 or graph.dialect != "ort"):
         raise ValueError(
             "graph.outputs has logits and hidden; expected the ort dialect, without a batch axis"
         )
@@ -84,6 +87,17 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
         raise ValueError("graph.inputs has a batch axis; expected no graph.cache.states")
     if rows == "B" and graph.dialect == "ort" and graph.cache.capacity is not None:
         raise ValueError("graph.inputs has a batch axis; expected a cache that grows")
+
+
+def _check_cut(graph: GraphContract) -> None:
+    """Raise ValueError unless the embedding and the output matrix are segments of their own."""
+    ends = [(one.inputs[-1:], one.outputs[-1:]) for one in graph.segments]
+    cut = [((EMBEDDED,), (SELECTED,)), ((SELECTED,), (graph.outputs["logits"].name,))]
+    if len(ends) != 3 or ends[0][1] != (EMBEDDED,) or ends[1:] != cut:
+        raise ValueError(
+            f"graph.outputs has logits and hidden; expected three graph.segments, between which "
+            f"{EMBEDDED} and {SELECTED} pass"
+        )
 
 
 def _check(given: Mapping[str, TensorContract], expected: Mapping[str, Role], where: str) -> None:

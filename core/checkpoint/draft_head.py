@@ -4,25 +4,18 @@ Qwen3.5 stores it beside the decoder, as `mtp.fc`, `mtp.layers.0`, `mtp.norm` an
 of `fc`; embedding and output matrix are the model's. Transformers ignores it.
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.checkpoint.text_part import DRAFT_HEAD
+from edgelm.checkpoint.weights.folder_tensors import FolderTensors
 from edgelm.checkpoint.weights.names import check_stored
-from edgelm.checkpoint.weights.values import read_tensor
 from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.files.json_files import shown
 from edgelm.spec.draft_head import draft_head_spec
 from edgelm.spec.tensor_names import stored_name
-from edgelm.spec.tensor_shapes import EMBEDDING_WEIGHT, HEAD_BIAS, HEAD_WEIGHT, tensor_shapes
+from edgelm.spec.tensor_shapes import tensor_shapes
 
-if TYPE_CHECKING:
-    import torch
-
-    from edgelm.checkpoint.weights.safetensors_header import StoredTensor
-
-_SHARED = (EMBEDDING_WEIGHT, HEAD_WEIGHT, HEAD_BIAS)
 _LAYERS = "mtp_num_hidden_layers"
 
 
@@ -51,35 +44,18 @@ def draft_head(checkpoint: Checkpoint) -> Checkpoint:
         for name, tensor in checkpoint.draft_head.items()
     }
     shapes = tensor_shapes(spec)
-    shared = {stored_name(family, name) for name in _SHARED} & shapes.keys()
     try:
-        check_stored(
-            checkpoint.path,
-            own,
-            {name: shape for name, shape in shapes.items() if name not in shared},
-        )
+        check_stored(checkpoint.path, own, shapes)
     except BadCheckpoint as error:
         raise BadCheckpoint(f"the draft head ({DRAFT_HEAD}.*): {error}") from None
     return replace(
         checkpoint,
         spec=spec,
         shapes=shapes,
-        read=_HeadTensors(checkpoint, own),
+        read=FolderTensors(spec, own, {}),
         files={name: tensor.path for name, tensor in own.items()},
         packed={},
         draft_head={},
         _finite=set(),
         _stamps=checkpoint._stamps,
     )
-
-
-@dataclass(frozen=True)
-class _HeadTensors:
-    """Reads the head's own tensors, and those that it shares with its model."""
-
-    model: Checkpoint
-    own: "dict[str, StoredTensor]"
-
-    def __call__(self, name: str) -> "torch.Tensor":
-        stored = self.own.get(name)
-        return self.model.tensor(name) if stored is None else read_tensor(stored)

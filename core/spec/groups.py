@@ -32,12 +32,12 @@ def groups(spec: DecoderSpec) -> list[str]:
         for index, layer in enumerate(spec.layers)
         for part in _parts(spec, layer)
     ]
+    if spec.draft_head:
+        return [FUSION, *layers]
     head = [HEAD] if spec.has_head else []
     tables = [] if spec.tie_word_embeddings and head else [EMBEDDING]
     if spec.per_layer_inputs is not None:
         tables += [PER_LAYER_EMBEDDING, PER_LAYER_MODEL]
-    if spec.draft_head:
-        tables.append(FUSION)
     entry, ends = (spec.altup.entry, spec.altup.exit) if spec.altup else ({}, {})
     return [*tables, *entry, *layers, *ends, *head]
 

@@ -40,4 +40,5 @@ def shared_vectors(spec: DecoderSpec) -> int:
     inputs = spec.per_layer_inputs
     norms = spec.hidden_size * (1 + spec.norms_have_bias) + (inputs.size if inputs else 0)
     norms += 2 * spec.hidden_size * spec.draft_head
-    return norms + spec.vocab_size * (spec.head_bias and spec.has_head)
+    bias = spec.head_bias and spec.has_head and not spec.draft_head
+    return norms + spec.vocab_size * bias

@@ -2,7 +2,7 @@
 
 Its matrices have the precision of the same matrices in the model's last layer with attention,
 rounded to nearest: no text is run through the head, and the model checks what it drafts. Its
-embedding and output matrix are copies of the model's.
+embedding and output matrix are the model's own, in the files of the model.
 """
 
 from pathlib import Path
@@ -69,10 +69,9 @@ def write_draft_head(
 def _assignment(checkpoint: Checkpoint, weights: Weights, model: Assignment) -> Assignment:
     """The precision of the head's groups: that of the same group of the model's last such layer."""
     last = checkpoint.spec.attention_layers[-1]
-    own = {FUSION: model[f"layers.{last}.attention.qkv"]}
-    for group in weights.groups():
-        if group.startswith("layers."):
-            own[group] = model[f"layers.{last}.{split_group(group)[1]}"]
-        elif group != FUSION:
-            own[group] = model[group]
-    return own
+    return {
+        group: model[
+            f"layers.{last}.{'attention.qkv' if group == FUSION else split_group(group)[1]}"
+        ]
+        for group in weights.groups()
+    }

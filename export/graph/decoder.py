@@ -71,32 +71,35 @@ def build_decoder(
     `hidden_states` are given for a draft head, and for a decoder that has one: of each token.
     """
     spec = weights.checkpoint.spec
-    gives_all = hidden_states is not None and not spec.draft_head
-    decoder = _Decoder(dialect, spec, weights, all_rows=gives_all)
+    if hidden_states is not None and spec.draft_head:
+        build_head(_Decoder(dialect, spec, weights), hidden_states)
+        return
+    decoder = _Decoder(dialect, spec, weights, all_rows=hidden_states is not None)
     hidden = dialect.embed()
     if spec.embedding_multiplier != 1.0:
         hidden = dialect.scale(hidden, spec.embedding_multiplier)
+    if hidden_states is not None:
+        hidden = hidden_states.behind_embedding(hidden)
     if spec.per_layer_inputs is not None:
         projected = decoder.linear(hidden, PER_LAYER_MODEL)
         decoder = decoder._replace(per_layer=join_inputs(dialect, weights, projected))
-    if spec.draft_head:
-        assert hidden_states is not None, "a draft head reads hidden states"
-        hidden = fused(decoder, hidden, hidden_states)
     layers = single_stream if spec.altup is None else several_streams
     normed, _ = decoder.sum_and_norm(layers(decoder, hidden), "norm")
     if hidden_states is not None:
         hidden_states.give(normed)
-    if gives_all:
-        normed = dialect.select_positions(normed)
+        normed = hidden_states.behind_layers(dialect.select_positions(normed))
     dialect.finish(decoder.linear(normed, HEAD) if spec.has_head else normed)
 
 
-def fused(decoder: _Decoder, embedded: Value, hidden_states: HiddenStates) -> Value:
-    """The input of a draft head's layer, of embeddings and the model's hidden states."""
-    embedding_norm, hidden_norm = FUSION_NORMS
-    token = decoder.norm(embedded, embedding_norm)
-    hidden = decoder.norm(hidden_states.read(), hidden_norm)
-    return decoder.linear(hidden_states.concatenate(token, hidden), FUSION)
+def build_head(decoder: _Decoder, hidden_states: HiddenStates) -> None:
+    """Write a draft head: one layer, of rows of the embedding and hidden states."""
+    embedded, given = hidden_states.read()
+    token, hidden = (
+        decoder.norm(one, name) for one, name in zip((embedded, given), FUSION_NORMS, strict=True)
+    )
+    fused = decoder.linear(hidden_states.concatenate(token, hidden), FUSION)
+    normed, _ = decoder.sum_and_norm(single_stream(decoder, fused), "norm")
+    hidden_states.give(normed)
 
 
 def single_stream(decoder: _Decoder, hidden: Value) -> _Residual:

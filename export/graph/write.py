@@ -110,7 +110,8 @@ def _build(writer: _Writer, quantizer: Quantizer, form: GraphFormat) -> HiddenSt
     hidden = None
     if form.hidden or spec.draft_head:
         assert form.dialect == "ort", f"the {form.dialect} dialect has no hidden states"
-        hidden = HiddenStates(writer.graph, spec, form.activations)
+        assert form.activations == "fp32", "hidden states pass in fp32"
+        hidden = HiddenStates(writer.graph, spec)
     build_decoder(writer, quantizer.weights, hidden)
     return hidden
 

@@ -20,6 +20,7 @@ from edgelm.export.graph import activations
 from edgelm.export.graph.attention.attention_gate import scale_by_gate
 from edgelm.export.graph.attention.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.cut_graph import save_cut
 from edgelm.export.graph.dtypes import DTYPES, Activations, Bias, as_precision, write_floats
 from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
@@ -308,10 +309,10 @@ class OrtDialect(OrtAttention):
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
-        self.graph.save()
+        saved = save_cut(self.graph)
         output, width = output_role(self.spec)
         return GraphContract(
-            file="model.onnx",
+            file=saved.file,
             data=self.graph.data_name,
             dialect="ort",
             opsets={domain or "ai.onnx": version for domain, version in self.graph.opsets.items()},
@@ -331,6 +332,8 @@ class OrtDialect(OrtAttention):
                 states=tuple(self.cache.states),
             ),
             low_rank=tuple(self._low_rank),
+            segments=saved.segments,
+            links=saved.links,
         )
 
     def _packed(

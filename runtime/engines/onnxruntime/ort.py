@@ -6,7 +6,7 @@ speculative steps, with a binding for each number of tokens. The cache grows wit
 binds it again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from edgelm.runtime.engines.onnxruntime.bindings import (
     run_bound,
 )
 from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CachePool
+from edgelm.runtime.engines.onnxruntime.host.head_graph import head_graph
 from edgelm.runtime.engines.onnxruntime.host.hidden_rows import HiddenRows
 from edgelm.runtime.engines.onnxruntime.host.host_neighbors import HostNeighbors
 from edgelm.runtime.engines.onnxruntime.host.host_texts import HostTexts, runs_texts
@@ -69,6 +70,7 @@ class OrtEngine:
         prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
         sibling_of: another engine of this bundle, whose loaded graph it uses; None: load it.
+        loaded: sessions of the graph's parts, where they are loaded already.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
@@ -87,6 +89,7 @@ class OrtEngine:
         prefill_chunk: int,
         threads: int | None = None,
         sibling_of: "OrtEngine | None" = None,
+        loaded: Sequence[Any] = (),
     ) -> None:
         check_capacity(graph.cache, capacity)
         self.capacity = capacity
@@ -101,7 +104,9 @@ class OrtEngine:
             else CachePool(graph.cache, graph.cache.capacity or self._rows)
         )
         self._sessions: list[Any] = (
-            load_graph(folder, graph, threads) if sibling_of is None else sibling_of._sessions
+            sibling_of._sessions
+            if sibling_of is not None
+            else [*loaded] or load_graph(folder, graph, threads)
         )
         self._place = self._pool.join()
         self._memory, self._cache = self._pool.memory, self._pool.view(self._place)
@@ -204,6 +209,19 @@ class OrtEngine:
             capacity=self.capacity,
             prefill_chunk=self.chunk,
             sibling_of=self,
+        )
+
+    def draft_head(
+        self, folder: Path, graph: GraphContract, *, capacity: int, threads: int | None = None
+    ) -> "OrtEngine":
+        """The draft head in a folder, over this engine's embedding and output matrix."""
+        [own], sessions = load_graph(folder, graph, threads), self._sessions
+        return OrtEngine(
+            folder,
+            head_graph(self._graph, graph),
+            capacity=capacity,
+            prefill_chunk=self.chunk,
+            loaded=[sessions[0], own, sessions[-1]],
         )
 
     def read_rows(self, count: int) -> CacheRows:

@@ -45,6 +45,11 @@ def engine(folder: Path) -> OrtEngine:
     return OrtEngine(folder, graph, capacity=CONTEXT, prefill_chunk=64, threads=1)
 
 
+def head_engine(folder: Path) -> OrtEngine:
+    graph = read_manifest(folder / DRAFT).graph
+    return engine(folder).draft_head(folder / DRAFT, graph, capacity=CONTEXT, threads=1)
+
+
 @pytest.fixture(scope="module")
 def hidden(source: Path) -> torch.Tensor:
     """What the model gives behind its final norm, [tokens, hidden_size]."""
@@ -75,7 +80,7 @@ def test_the_head_computes_what_transformers_layers_do(
 ) -> None:
     tokens, states = TOKENS[1:], hidden[:-1]
     logits, own = TorchHead(source).load(source)(tokens.tolist(), states)
-    head = engine(bundle / DRAFT)
+    head = head_engine(bundle)
     for start, end in [(0, 20), (20, 23), (23, 24), (24, 39)]:  # through its cache
         row, state = head.run_head(tokens[start:end], start, states[start:end].numpy())
         close(row, logits[end - 1 : end])
@@ -84,7 +89,7 @@ def test_the_head_computes_what_transformers_layers_do(
 
 
 def test_its_logits_depend_on_the_hidden_states(bundle: Path, hidden: torch.Tensor) -> None:
-    head, states = engine(bundle / DRAFT), hidden[:5].numpy()
+    head, states = head_engine(bundle), hidden[:5].numpy()
     row = head.run_head(TOKENS[1:6], 0, states)[0].copy()
     assert np.abs(head.run_head(TOKENS[1:6], 0, states[::-1])[0] - row).max() > 0.1
     head.close()
@@ -98,11 +103,14 @@ def test_the_manifests_describe_both(bundle: Path) -> None:
     assert manifest.graph.outputs["hidden"].shape == (1, "T", size)
     assert draft.spec.draft_head
     assert draft.graph.inputs["hidden"].shape == (1, "T", size)
+    assert draft.graph.outputs.keys() == {"hidden"}
     assert draft.graph.outputs["hidden"].shape == (1, "P", size)
     assert {f"{DRAFT}/bundle.json", f"{DRAFT}/model.onnx.data"} <= manifest.files.keys()
     assert draft.spec.num_hidden_layers == 1
     rotary_tables = draft.weight_bytes - 4 * draft.spec.parameters
-    assert 0 < rotary_tables < 0.05 * draft.weight_bytes
+    assert rotary_tables == 2 * 4 * CONTEXT * 8
+    tables = manifest.spec.tables * manifest.spec.embedding_parameters
+    assert draft.spec.parameters < tables + draft.spec.linear_parameters
 
 
 def test_without_the_option_the_graph_is_that_of_any_model(
@@ -130,8 +138,7 @@ def test_its_matrices_have_the_precision_of_the_models(source: Path, tmp_path: P
     command += ["--precision", "int4", "--group-size", "32", "--layer", "lm_head=int8"]
     assert main([*command, "--layer", "layers.3.mlp.*=int8", "--method", "rtn"]) == 0
     model, draft = (read_manifest(tmp_path / "bundle" / name) for name in ("", DRAFT))
-    assert isinstance(draft.precision["lm_head"], Int8)
-    assert draft.precision["lm_head"] == model.precision["lm_head"]
+    assert not {"lm_head", "embedding"} & draft.precision.keys()
     assert isinstance(draft.precision["fusion"], Int4)
     assert draft.precision["layers.0.attention.qkv"] == model.precision["layers.3.attention.qkv"]
     assert isinstance(draft.precision["layers.0.mlp.down"], Int8)
