@@ -267,9 +267,14 @@ def _check_options(
 
 
 def _check_adapters(arguments: argparse.Namespace, profile: "Profile") -> None:
-    from edgelm.export.adapters.options import check_planned, chosen_adapters
+    from edgelm.export.adapters.options import (
+        check_planned,
+        check_without_draft_head,
+        chosen_adapters,
+    )
 
     merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
+    check_without_draft_head(switchable, draft_head=arguments.draft_head)
     check_planned(merged, switchable, engine=profile.engine(arguments.engine).name)
 
 

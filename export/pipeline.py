@@ -24,6 +24,7 @@ from edgelm.cli import parse_bytes
 from edgelm.devices.profile import Profile
 from edgelm.devices.this_machine import target_profile
 from edgelm.export.adapters.gate import check_adapters
+from edgelm.export.adapters.options import check_without_draft_head
 from edgelm.export.adapters.switchable import check_engine, read_switchable
 from edgelm.export.adapters.write import write_adapter
 from edgelm.export.bundle.compile_ahead import compile_ahead
@@ -167,6 +168,7 @@ def export_model(
         checkpoint = merged(checkpoint, read_lora(Path(adapter)))
         progress(f"merging the adapter {Path(adapter).name} into {checkpoint.name}")
     if draft_head:
+        check_without_draft_head(switchable_adapters or (), draft_head=True)
         open_draft_head(checkpoint)  # before anything is computed
     if left_out := [one for one in checkpoint.left_out if not draft_head or one != DRAFT_HEAD]:
         progress(f"only the text decoder is exported; left out: {', '.join(left_out)}")

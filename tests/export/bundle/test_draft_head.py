@@ -163,6 +163,15 @@ def test_other_engines_are_refused(
         assert "leave out --draft-head" in message
 
 
+def test_adapters_that_requests_choose_are_refused_beside_it(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapters = ["--switchable", "--adapter", f"one={tmp_path}"]
+    for options in (["--plan"], ["-o", str(tmp_path / "bundle")]):
+        assert main([str(source), "--draft-head", *adapters, *options]) == 2
+        assert "exclude each other" in capsys.readouterr().err
+
+
 def test_a_plan_counts_it(source: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
