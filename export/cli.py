@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATTERN=P",
-        help="precision of matching groups, e.g. 'layers.0.*=int8'; repeatable",
+        help="precision of groups, e.g. 'layers.0.*=int8'; repeatable",
     )
     add(
         "--gate",
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--draft-head",
         action="store_true",
-        help="also export the checkpoint's own draft head (Qwen3.5), into draft/",
+        help="also export the draft head of MODEL (Qwen3.5)",
     )
     add(
         "--segments",

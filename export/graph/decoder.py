@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from edgelm.export.graph.dialect import Dialect
+from edgelm.export.graph.dialects.dialect import Dialect
 from edgelm.export.graph.hidden_states import HiddenStates
 from edgelm.export.graph.residual.altup import Streams
 from edgelm.export.graph.residual.per_layer_inputs import join_inputs, layer_part
