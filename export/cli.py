@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=[],
         metavar="N",
-        help="compile ahead of time for this compute capability, e.g. 89; repeatable",
+        help="compute capability to compile for, e.g. 89; repeatable",
     )
     add(
         "--precision",
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATTERN=P",
-        help="precision of groups, e.g. 'layers.0.*=int8'; repeatable",
+        help="precision of matching groups, e.g. 'layers.0.*=int8'; repeatable",
     )
     add(
         "--gate",
