@@ -74,6 +74,8 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
     if spec.draft_head:
         inputs |= {EMBEDDED: hidden, HIDDEN: hidden}
         outputs = {HIDDEN: Role("float32", (1, "P", spec.hidden_size))}
+        if graph.segments:
+            raise ValueError("spec.draft_head is true; expected no graph.segments")
     elif gives_hidden(graph):
         outputs[HIDDEN] = hidden
         _check_cut(graph)

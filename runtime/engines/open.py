@@ -46,9 +46,9 @@ def open_draft(
         return open_session(folder, draft, capacity=capacity, threads=threads)
     from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 
-    assert isinstance(model, EngineSession)
-    assert isinstance(model.engine, OrtEngine), "checked with the manifests"
-    head = model.engine.draft_head(folder, draft.graph, capacity=capacity, threads=threads)
+    engine = model.engine if isinstance(model, EngineSession) else None
+    assert isinstance(engine, OrtEngine), "manifests of draft heads are for no other engine"
+    head = engine.draft_head(folder, draft.graph, capacity=capacity, threads=threads)
     return EngineSession(head)
 
 

@@ -1,9 +1,11 @@
 """The draft head of a checkpoint in the bundle of its model."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,15 +14,18 @@ from transformers import AutoModelForCausalLM
 
 import edgelm
 from edgelm.bundle import DRAFT, read_manifest, verify
+from edgelm.bundle.manifest import EngineRequirement
 from edgelm.bundle.manifest_file import write_manifest
 from edgelm.bundle.roles import gives_hidden
 from edgelm.devices.planner.memory.memory_need import draft_bytes
 from edgelm.errors import BadBundle, BadInput
+from edgelm.export.bundle.draft_model import export_draft
 from edgelm.export.cli import main
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import never
+from edgelm.runtime.speculation.draft_model import DraftModel
 from tests.checkpoints.draft_heads import TorchHead, save_with_draft_head
 from tests.checkpoints.tiny_chat import save_tiny_chat
 
@@ -173,8 +178,6 @@ def test_adapters_that_requests_choose_are_refused_beside_it(
 
 
 def test_a_plan_counts_it(source: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
     totals = []
     for options in ([], ["--draft-head"]):
         assert main([str(source), "--plan", "--precision", "fp32", "--json", *options]) == 0
@@ -205,10 +208,33 @@ def test_a_head_beside_another_model_is_refused(source: Path, bundle: Path, tmp_
         _load_with_draft(tmp_path / "other", bundle)
 
 
+def test_manifests_that_contradict_themselves(bundle: Path, tmp_path: Path) -> None:
+    replace = msgspec.structs.replace
+    model, head = read_manifest(bundle), read_manifest(bundle / DRAFT)
+    uncut = replace(model.graph, segments=model.graph.segments[:2])
+    parts = replace(head.graph, segments=head.graph.parts)
+    for manifest, message in (
+        (replace(model, graph=uncut), "expected three graph.segments"),
+        (replace(head, graph=parts), "expected no graph.segments"),
+        (replace(head, spec=replace(head.spec, draft_head=False)), "has the roles embedded"),
+        (replace(model, engine=EngineRequirement("onnxruntime-cuda")), "expected 'onnxruntime'"),
+        (replace(head, engine=EngineRequirement("onnxruntime-cuda")), "expected 'onnxruntime'"),
+    ):
+        with pytest.raises(BadBundle, match=message):
+            write_manifest(tmp_path, manifest)
+
+
+def test_a_draft_model_replaces_it(source: Path, bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    export_draft(source, copy, precision="fp32")
+    assert not read_manifest(copy / DRAFT).spec.draft_head
+    with edgelm.load(copy, threads=1, speculation="draft") as lm:
+        assert isinstance(lm._sequences.slots[0].draft, DraftModel)
+        assert lm.generate(TOKENS[:9].tolist(), max_tokens=9).tokens
+
+
 def _load_with_draft(folder: Path, other: Path) -> None:
     """Load a bundle whose manifest lists the draft of another."""
-    import msgspec
-
     manifest = read_manifest(folder)
     files = {name: one for name, one in manifest.files.items() if not name.startswith(DRAFT)}
     theirs = read_manifest(other).files.items()

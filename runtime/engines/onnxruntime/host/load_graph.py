@@ -35,12 +35,13 @@ def load_graph(folder: Path, graph: GraphContract, threads: int | None) -> list[
 
 def _load_part(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
     path = folder / part.file
-    session = _load_file(path, threads, fused=graph.dialect == "ort")
+    fused, spins = graph.dialect == "ort", not graph.segments
+    session = _load_file(path, threads, fused=fused, spins=spins)
     check_ort_graph(session, graph, part, path)
     return session
 
 
-def _load_file(path: Path, threads: int | None, *, fused: bool) -> Any:
+def _load_file(path: Path, threads: int | None, *, fused: bool, spins: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -60,6 +61,8 @@ def _load_file(path: Path, threads: int | None, *, fused: bool) -> Any:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    if not spins:  # the threads of the next segment need the cores at once
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[_CPU])
     except Exception as error:
