@@ -130,7 +130,7 @@ def test_it_drafts_what_a_plain_computation_does(lm: LanguageModel, plain: Plain
     run(lm, history[12:-1])
     assert head.propose(history, 3, StepCosts()) == plain.propose(history, 3)
     lm.session.rewind(0)
-    history = [history[0], *text(10, 8)]
+    history = [99, *history[1:]]  # the same tokens behind another one
     run(lm, history[:-1])
     assert head.propose(history, 3, StepCosts()) == plain.propose(history, 3)
 
@@ -153,7 +153,6 @@ def test_it_begins_where_hidden_states_are_known(
     with edgelm.load(bundle, threads=1, speculation="draft") as other:
         head = head_of(other)
         run(other, text(3, 35))
-        assert head.propose([*text(3, 35), 5], 2, StepCosts())
         other.session.restore(history[:25], state)
         assert head.propose(history[:26], 3, StepCosts()) == []
         run(other, history[25:-1])

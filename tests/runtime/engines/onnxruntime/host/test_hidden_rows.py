@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from edgelm.runtime.engines.onnxruntime.host import hidden_rows as module
-from edgelm.runtime.engines.onnxruntime.host.hidden_rows import HiddenRows
+from edgelm.runtime.engines.onnxruntime.host.hidden_rows import HiddenRows, Rows
 
 
-def rows(values: list[int]) -> np.ndarray:  # type: ignore[type-arg]
+def rows(values: list[int]) -> Rows:
     return np.array([[value, -value] for value in values], np.float32)
 
 
