@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelm.bundle import GraphContract, GraphSegment
+from edgelm.bundle.roles import HIDDEN
 from edgelm.devices.detection.threads import physical_cores
 from edgelm.errors import BadBundle
 from edgelm.reasons import reason
@@ -35,8 +36,8 @@ def load_graph(folder: Path, graph: GraphContract, threads: int | None) -> list[
 
 def _load_part(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
     path = folder / part.file
-    fused, spins = graph.dialect == "ort", not graph.segments
-    session = _load_file(path, threads, fused=fused, spins=spins)
+    alone = not graph.segments and HIDDEN not in graph.inputs
+    session = _load_file(path, threads, fused=graph.dialect == "ort", spins=alone)
     check_ort_graph(session, graph, part, path)
     return session
 
@@ -61,7 +62,7 @@ def _load_file(path: Path, threads: int | None, *, fused: bool, spins: bool) -> 
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
-    if not spins:  # the threads of the next segment need the cores at once
+    if not spins:  # the threads of the next segment, or of a draft head's, need the cores at once
         options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[_CPU])
