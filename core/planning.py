@@ -57,6 +57,8 @@ class PlanRequest(msgspec.Struct, frozen=True):
     max_memory_bytes: int | None = None
     min_tokens_per_second: float | None = None
     source: SourceWeights | None = None
+    draft_head: bool = False
+    """With the checkpoint's draft head (edgelm.spec.draft_head)."""
 
     @property
     def kind(self) -> str:
@@ -114,12 +116,15 @@ class Plan(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     embeds: bool = False
     """An embedding model: `prefill_ms` is the time of one text, and nothing is decoded."""
+    draft_bytes: int = 0
+    """What a draft head adds: weights, copies of them, cache and workspace."""
 
     @property
     def total_bytes(self) -> int:
         """Peak memory while it runs."""
         weights = self.weight_bytes + self.packed_bytes
-        return weights + self.kv_bytes + self.workspace_bytes + self.runtime_bytes
+        own = weights + self.kv_bytes + self.workspace_bytes + self.runtime_bytes
+        return own + self.draft_bytes
 
     @property
     def tokens_per_second(self) -> Estimate:
@@ -183,6 +188,7 @@ class Plan(msgspec.Struct, frozen=True):
             ("KV cache", format_bytes(self.kv_bytes)),
             ("workspace", format_bytes(self.workspace_bytes)),
             ("runtime", format_bytes(self.runtime_bytes)),
+            ("draft head", format_bytes(self.draft_bytes)),
             ("total", f"{format_bytes(self.total_bytes)} of {format_bytes(self.budget_bytes)}"),
             *self._building(),
             *self._speeds(),
@@ -192,8 +198,8 @@ class Plan(msgspec.Struct, frozen=True):
         rows.append(("verdict", self.verdict))
         rows += [("missing", one) for one in self.missing]
         rows += [("note", one) for one in self.notes]
-        if not self.packed_bytes:
-            rows = [row for row in rows if row[0] != "packing"]
+        absent = {"packing": not self.packed_bytes, "draft head": not self.draft_bytes}
+        rows = [row for row in rows if not absent.get(row[0])]
         lines = [f"{name:<15} {value}" for name, value in rows]
         lines += [f"{'try':<15} {advice}" for advice in self.advice]
         note = f"Estimates from {self.basis}; the range holds 80% of measurements."

@@ -113,7 +113,7 @@ def _plan_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--draft",
         metavar="MODEL",
-        help="also predict what speculation gains with this draft model, or with `lookup`",
+        help="also predict what speculation gains with this draft model, `head` or `lookup`",
     )
     add(
         "--acceptance",
@@ -217,13 +217,17 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _speculation(
     arguments: argparse.Namespace, spec: "DecoderSpec", profile: "Profile", request: "PlanRequest"
 ) -> "SpeculationPlan | None":
-    from edgelm.devices.planner.speculation import LOOKUP, speculation_plan
+    from edgelm.devices.planner.speculation import HEAD, LOOKUP, speculation_plan
+    from edgelm.spec.draft_head import draft_head_spec
 
     if arguments.draft is None:
         if arguments.acceptance is not None:
-            raise BadInput("--acceptance is for --draft; give a draft model, or `lookup`")
+            raise BadInput("--acceptance is for --draft; give a draft model, `head` or `lookup`")
         return None
-    draft = None if arguments.draft == LOOKUP else _spec(arguments.draft, None)
+    if arguments.draft == HEAD:
+        draft: DecoderSpec | None = draft_head_spec(spec)
+    else:
+        draft = None if arguments.draft == LOOKUP else _spec(arguments.draft, None)
     return speculation_plan(spec, profile, request, draft, acceptance=arguments.acceptance)
 
 

@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=[],
         metavar="N",
-        help="compile ahead of time for this compute capability, e.g. 89; repeatable",
+        help="compute capability to compile for, e.g. 89; repeatable",
     )
     add(
         "--precision",
@@ -121,6 +121,11 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="BUNDLE",
         help="export MODEL as this bundle's draft model, into draft/",
+    )
+    add(
+        "--draft-head",
+        action="store_true",
+        help="also export the draft head of MODEL (Qwen3.5)",
     )
     add(
         "--segments",
@@ -231,6 +236,7 @@ def _plan(arguments: argparse.Namespace) -> None:
         arguments.group_size,
         arguments.symmetric,
         arguments.engine,
+        draft_head=arguments.draft_head,
     )
     spec = read_spec(arguments.model, revision=arguments.revision)
     profile = target_profile(arguments.target)
@@ -261,9 +267,14 @@ def _check_options(
 
 
 def _check_adapters(arguments: argparse.Namespace, profile: "Profile") -> None:
-    from edgelm.export.adapters.options import check_planned, chosen_adapters
+    from edgelm.export.adapters.options import (
+        check_planned,
+        check_without_draft_head,
+        chosen_adapters,
+    )
 
     merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
+    check_without_draft_head(switchable, draft_head=arguments.draft_head)
     check_planned(merged, switchable, engine=profile.engine(arguments.engine).name)
 
 
@@ -329,6 +340,7 @@ def _export(arguments: argparse.Namespace) -> None:
         segments=arguments.segments,
         adapter=merged,
         switchable_adapters=switchable,
+        draft_head=arguments.draft_head,
         progress=_log_line,
         **texts,
     )

@@ -26,7 +26,7 @@ def bundle_need(plan: Plan) -> int:
     # Beside the graph there is its engine, which is a little larger, or the graph that `auto`
     # tries after one that passed.
     copies = 2.5 if plan.engine == RTX else 2.1 if plan.precision == "auto" else 1.1
-    return int(copies * plan.weight_bytes) + tokenizer_and_tables
+    return int(copies * plan.weight_bytes) + plan.draft_bytes + tokenizer_and_tables
 
 
 def work_need(checkpoint: Checkpoint, request: ExportRequest, *, durable: bool) -> int:

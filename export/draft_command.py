@@ -22,6 +22,7 @@ _REFUSED = {
     "max_size": "name a --precision, or a smaller model",
     "adapter": "it is exported as it is",
     "switchable": "it is exported as it is",
+    "draft_head": "it belongs to the export of its own model",
     "plan": "edge-devices plan MODEL --draft DRAFT predicts the gain",
 }
 

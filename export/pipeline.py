@@ -17,15 +17,19 @@ from edgelm.bundle.records.gates import SourceCheck, enforce
 from edgelm.bundle.records.self_test import write_self_test
 from edgelm.checkpoint.adapter.lora import read_lora
 from edgelm.checkpoint.adapter.merge import merged
+from edgelm.checkpoint.draft_head import draft_head as open_draft_head
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
+from edgelm.checkpoint.text_part import DRAFT_HEAD
 from edgelm.cli import parse_bytes
 from edgelm.devices.profile import Profile
 from edgelm.devices.this_machine import target_profile
 from edgelm.export.adapters.gate import check_adapters
+from edgelm.export.adapters.options import check_without_draft_head
 from edgelm.export.adapters.switchable import check_engine, read_switchable
 from edgelm.export.adapters.write import write_adapter
 from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.draft import draft_manifest
+from edgelm.export.bundle.draft_head import write_draft_head
 from edgelm.export.bundle.replaceable import bundle_files
 from edgelm.export.bundle.text.tokenizer_files import write_tokenizer_files
 from edgelm.export.bundle.write import write_bundle
@@ -90,6 +94,7 @@ def export_model(
     segments: int | None = None,
     adapter: str | Path | None = None,
     switchable_adapters: Mapping[str, str | Path] | None = None,
+    draft_head: bool = False,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -128,6 +133,8 @@ def export_model(
         adapter: the folder of a PEFT LoRA, merged into the weights before anything else.
         switchable_adapters: folders of PEFT LoRAs by name; they are stored separately from the
             weights, and each request chooses one, or none. For ONNX Runtime on a CPU.
+        draft_head: also export the head with which the checkpoint drafts tokens (multi-token
+            prediction, as Qwen3.5 has it), into `draft/`. For ONNX Runtime on a CPU.
         progress: called with one line at each stage.
 
     Raises:
@@ -137,7 +144,13 @@ def export_model(
     """
     request = ExportRequest(
         PlanRequest(
-            "auto" if precision is None else precision, kv, context, group_size, symmetric, engine
+            "auto" if precision is None else precision,
+            kv,
+            context,
+            group_size,
+            symmetric,
+            engine,
+            draft_head=draft_head,
         ),
         exceptions or {},
         gate,
@@ -154,9 +167,13 @@ def export_model(
     if adapter is not None:
         checkpoint = merged(checkpoint, read_lora(Path(adapter)))
         progress(f"merging the adapter {Path(adapter).name} into {checkpoint.name}")
-    if checkpoint.left_out:
-        modules = ", ".join(checkpoint.left_out)
-        progress(f"only the text decoder is exported; left out: {modules}")
+    if draft_head:
+        check_without_draft_head(switchable_adapters or (), draft_head=True)
+        open_draft_head(checkpoint)  # before anything is computed
+    if left_out := [one for one in checkpoint.left_out if not draft_head or one != DRAFT_HEAD]:
+        progress(f"only the text decoder is exported; left out: {', '.join(left_out)}")
+        if DRAFT_HEAD in left_out:
+            progress(f"{DRAFT_HEAD} drafts tokens: --draft-head exports it, too")
     check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
     device = target_profile(target)
     request = _for_source(request, checkpoint, device, requested=precision)
@@ -200,6 +217,8 @@ def _export(
         written = [write_adapter(folder, one, delivery.weights) for one in request.adapters]
         adapters = check_adapters(folder, delivery, written, request.adapters, gate, progress)
         draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
+        if request.plan.draft_head:
+            write_draft_head(folder, source, draft, delivery.assignment, progress)
         engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
     if delivery.self_test is not None:
@@ -253,6 +272,8 @@ def _export_unmeasured(
         writer, requested, calibration = _prepare(workspace, request, target, reference)
         assignment = keeping_outliers(writer, requested)
         manifest = draft_manifest(source.checkpoint, target, writer.write(assignment, folder))
+        if request.plan.draft_head:
+            write_draft_head(folder, source, manifest, assignment, progress)
         engines = compile_ahead(folder, manifest, progress, work=workspace.durable_folder)
     manifest = msgspec.structs.replace(manifest, engines=engines, precision=assignment)
     used = calibration.sha256 if calibration else None

@@ -118,6 +118,7 @@ class Target:
             plan.context,
             opset,
             cuts_windows=cuts_windows(plan.engine, plan.kv),
+            hidden=self.request.draft_head,
         )
 
     @property

@@ -9,9 +9,9 @@ from edgelm.bundle import DRAFT, MANIFEST, Manifest, read_manifest
 from edgelm.bundle.files import TOKENIZER, check_draft
 from edgelm.cli import check_bytes, format_bytes, parse_bytes, parse_size
 from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
-from edgelm.errors import BadInput, DoesNotFit
+from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
-from edgelm.runtime.engines.open import check_threads, open_session
+from edgelm.runtime.engines.open import check_threads, open_draft, open_session
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
 from edgelm.runtime.heap import give_back
 from edgelm.runtime.model import LanguageModel
@@ -58,9 +58,9 @@ def load(
         prompt_cache_size: bytes, or a size such as `"2GB"`: beyond it the least recently used
             states are removed.
         speculation: how tokens are drafted, several of which are then checked in one run:
-            "lookup" (what followed the same tokens earlier in prompt and answer), "draft"
-            (the bundle's draft model), "auto" (whichever is faster, and only while each token's
-            logits stay the same bit for bit), or "off".
+            "lookup" (what followed the same tokens earlier in prompt and answer), "draft" (the
+            bundle's draft model or draft head), "auto" (whichever is faster, and only while each
+            token's logits stay the same bit for bit), or "off".
         check_hashes: compare every file with its hash first. A file that has not changed since it
             was compared is not read again.
         compile_engine: compile the engine of a bundle that has none yet, which takes minutes and
@@ -79,6 +79,11 @@ def load(
     check_threads(threads)
     check_sequences(sequences)
     manifest = read_manifest(folder)
+    if manifest.spec.draft_head:
+        raise BadBundle(
+            f"{folder} is a draft head, which generates no text by itself; load the bundle that it "
+            f"is in: {folder.resolve().parent}"
+        )
     if manifest.pending and compile_engine:
         from edgelm.runtime.engines.finalize import finalize
 
@@ -109,7 +114,7 @@ def load(
             if draft is not None:
                 limit = min(capacity, draft.limits.context)
                 sessions.append(
-                    open_session(folder / DRAFT, draft, capacity=limit, threads=threads)
+                    open_draft(folder / DRAFT, draft, sessions[0], capacity=limit, threads=threads)
                 )
                 sessions += [sessions[-1].sibling() for _ in range(sequences - 1)]
             return LanguageModel(

@@ -25,7 +25,7 @@ from edgelm.runtime.forks import keep_forever, watch_forks
 from edgelm.runtime.generation.slot import Slot
 from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
 from edgelm.runtime.shared_steps import SharedSteps, run_together
-from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.head_draft import drafts_for
 from edgelm.runtime.speculation.speculator import SpeculationState
 from edgelm.runtime.turns import Turns, wait_on
 
@@ -40,7 +40,7 @@ class Sequences:
     Args:
         sessions: one or more over the same weights; they are closed with this.
         prompt_cache: where states of beginnings are stored; None: nowhere.
-        drafts: a draft model's session for each, or none; they are closed with this, too.
+        drafts: a draft's session for each, or none; they are closed with this, too.
         batching: whether tokens of several sequences run together, where the graph can.
     """
 
@@ -53,8 +53,7 @@ class Sequences:
         batching: bool = True,
     ) -> None:
         self.prompt_cache, self.batching = prompt_cache, batching
-        models = [DraftModel(one, sessions[0].vocab_size) for one in drafts]
-        self.slots = [Slot(*pair) for pair in zip_longest(sessions, models)]
+        self.slots = [Slot(*pair) for pair in zip_longest(sessions, drafts_for(sessions, drafts))]
         self.speculation = SpeculationState()
         # Runs with an adapter cost more, and their rows may not be exact where others are.
         self._adapted_speculation: dict[LoadedAdapter, SpeculationState] = {}

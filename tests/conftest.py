@@ -66,10 +66,10 @@ def _no_spinning() -> Iterator[None]:
     if not find_spec("onnxruntime"):
         yield
         return
-    from edgelm.runtime.engines.onnxruntime import ort
+    from edgelm.runtime.engines.onnxruntime.host import load_graph
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ort, "_SPIN_MICROSECONDS", "0")
+        patch.setattr(load_graph, "_SPIN_MICROSECONDS", "0")
         yield
 
 

@@ -14,6 +14,7 @@ from edgelm.bundle.known_hashes import KnownHashes
 from edgelm.bundle.manifest import FileEntry, GraphContract, Manifest
 from edgelm.bundle.manifest_file import DRAFT, MANIFEST
 from edgelm.bundle.paths import FileState, file_state, inside, open_plain, open_state
+from edgelm.bundle.roles import gives_hidden
 from edgelm.errors import BadBundle
 from edgelm.files.hashing import file_sha256, stream_sha256
 from edgelm.reasons import reason
@@ -108,12 +109,26 @@ def check_draft(folder: Path, manifest: Manifest, draft: Manifest) -> None:
         BadBundle: a file is not listed, or with another hash.
     """
     _check_listed(folder, draft)
+    if draft.spec.draft_head:
+        _check_belongs(folder, manifest, draft)
     for name, entry in draft.files.items():
         if manifest.files.get(f"{DRAFT}/{name}") != entry:
             raise BadBundle(
                 f"{folder.parent / MANIFEST} does not list {DRAFT}/{name} as {folder / MANIFEST} "
                 "does; make the draft model again (edge-export DRAFT --draft-for BUNDLE)"
             )
+
+
+def _check_belongs(folder: Path, manifest: Manifest, draft: Manifest) -> None:
+    """Raise BadBundle unless a draft head reads what the model's graph gives."""
+    sizes = [(one.spec.hidden_size, one.spec.vocab_size) for one in (manifest, draft)]
+    if sizes[0] != sizes[1] or not gives_hidden(manifest.graph):
+        given = f"{sizes[0][0]} numbers" if gives_hidden(manifest.graph) else "no hidden states"
+        raise BadBundle(
+            f"{folder} is a draft head that reads hidden states of {sizes[1][0]} numbers and has "
+            f"{sizes[1][1]} tokens, but the model in {folder.parent} gives {given} and has "
+            f"{sizes[0][1]} tokens; export the model again with --draft-head"
+        )
 
 
 def file_states(folder: Path, manifest: Manifest) -> States:
@@ -123,7 +138,8 @@ def file_states(folder: Path, manifest: Manifest) -> States:
 
 def _check_listed(folder: Path, manifest: Manifest) -> None:
     graph = manifest.graph
-    for name in (*graph.files, TOKENIZER, *engine_files(manifest)):
+    texts = () if manifest.spec.draft_head else (TOKENIZER,)
+    for name in (*graph.files, *texts, *engine_files(manifest)):
         _check_has_entry(manifest, name)
     for name in _OPTIONAL:
         if name not in manifest.files and os.path.lexists(folder / name):

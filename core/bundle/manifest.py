@@ -135,6 +135,13 @@ class GraphContract(msgspec.Struct, frozen=True):
     and of outputs: logits float32 [1, P, vocab_size], or, of an embedding model, hidden float32
     [1, P, hidden_size].
 
+    A model with a draft head gives both: hidden [1, T, hidden_size] is then that of all T rows,
+    behind the final norm. Its graph has three segments, so that the head can use the first, the
+    embedding, and the last, the output matrix: `embedded` float32 [1, T, hidden_size] and
+    `selected` [1, P, hidden_size] pass between them. The graph of the head (`spec.draft_head`) goes
+    between the two. It has embedded and hidden as inputs, both [1, T, hidden_size], and one
+    output, hidden [1, P, hidden_size], which is what `selected` is.
+
     Where the first size of `tokens` is "B", a run takes B sequences: that is then also the first
     size of positions, past_length, last_position, logits and the cache, and total_length is that of
     the longest sequence. The ort and the standard dialect have such graphs. A run of several

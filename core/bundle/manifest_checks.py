@@ -12,7 +12,7 @@ from edgelm.bundle.file_names import check_engine_name, check_name
 from edgelm.bundle.manifest import CacheContract, GraphContract, Manifest
 from edgelm.bundle.records.adapters import adapter_file
 from edgelm.bundle.records.gates import Figures
-from edgelm.bundle.roles import check_roles
+from edgelm.bundle.roles import check_roles, gives_hidden
 from edgelm.bundle.segment_checks import check_segments
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.spec.decoder import DecoderSpec
@@ -38,6 +38,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_precision(manifest)
     _check_limits(manifest)
     check_roles(manifest.graph, manifest.spec)
+    _check_hidden(manifest)
     _check_embedding(manifest)
     check_segments(manifest.graph)
     _check_cache(manifest.graph.cache, manifest)
@@ -102,6 +103,17 @@ def _check_limits(manifest: Manifest) -> None:
     if capacity not in (None, limits.context):
         raise ValueError(
             f"graph.cache.capacity is {capacity}, expected limits.context, {limits.context}"
+        )
+
+
+def _check_hidden(manifest: Manifest) -> None:
+    """A draft head and its model, which gives it hidden states, run on one engine."""
+    if manifest.engine.name == "onnxruntime":
+        return
+    if manifest.spec.draft_head or gives_hidden(manifest.graph):
+        raise ValueError(
+            f"engine.name is {manifest.engine.name!r}, expected 'onnxruntime': the graph is that "
+            "of a draft head, or of a model that gives hidden states to one"
         )
 
 

@@ -23,6 +23,8 @@ ROLES = {
     "logits_positions": Role("int64", ("P",)),
     "cache_positions": Role("int64", ("capacity",)),
 }
+# What passes between a model and its draft head; two of the names are those of tensors, too.
+EMBEDDED, HIDDEN, SELECTED = "embedded", "hidden", "selected"
 # The same of a graph that takes several sequences per run.
 _BATCHED = {
     "tokens": Role("int64", ("B", "T")),
@@ -47,7 +49,12 @@ def output_role(spec: DecoderSpec) -> tuple[str, int]:
     A decoder with a head gives `logits`, an embedding model `hidden`: its states behind the final
     norm. Versions of edgelm that know no embedding models find no logits, and say so.
     """
-    return ("logits", spec.vocab_size) if spec.has_head else ("hidden", spec.hidden_size)
+    return ("logits", spec.vocab_size) if spec.has_head else (HIDDEN, spec.hidden_size)
+
+
+def gives_hidden(graph: GraphContract) -> bool:
+    """Whether a graph gives hidden states beside logits, for a draft head."""
+    return {"logits", HIDDEN} <= graph.outputs.keys()
 
 
 def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
@@ -60,14 +67,39 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
     batched = graph.takes_batches and graph.dialect in _BATCHING
     roles = ROLES | (_BATCHED if batched else {})
     inputs = {role: roles[role] for role in DIALECTS[graph.dialect] | optional}
-    _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
     name, width = output_role(spec)
     rows = roles["tokens"].shape[0]
-    _check(graph.outputs, {name: Role("float32", (rows, "P", width))}, "graph.outputs")
+    outputs = {name: Role("float32", (rows, "P", width))}
+    hidden = Role("float32", (1, "T", spec.hidden_size))
+    if spec.draft_head:
+        inputs |= {EMBEDDED: hidden, HIDDEN: hidden}
+        outputs = {HIDDEN: Role("float32", (1, "P", spec.hidden_size))}
+        if graph.segments:
+            raise ValueError("spec.draft_head is true; expected no graph.segments")
+    elif gives_hidden(graph):
+        outputs[HIDDEN] = hidden
+        _check_cut(graph)
+    _check(graph.inputs, inputs, f"graph.inputs of the {graph.dialect} dialect")
+    _check(graph.outputs, outputs, "graph.outputs")
+    if hidden in outputs.values() and (rows != 1 or graph.dialect != "ort"):
+        raise ValueError(
+            "graph.outputs has logits and hidden; expected the ort dialect, without a batch axis"
+        )
     if rows == "B" and graph.cache.states:
         raise ValueError("graph.inputs has a batch axis; expected no graph.cache.states")
     if rows == "B" and graph.dialect == "ort" and graph.cache.capacity is not None:
         raise ValueError("graph.inputs has a batch axis; expected a cache that grows")
+
+
+def _check_cut(graph: GraphContract) -> None:
+    """Raise ValueError unless the embedding and the output matrix are segments of their own."""
+    ends = [(one.inputs[-1:], one.outputs[-1:]) for one in graph.segments]
+    cut = [((EMBEDDED,), (SELECTED,)), ((SELECTED,), (graph.outputs["logits"].name,))]
+    if len(ends) != 3 or ends[0][1] != (EMBEDDED,) or ends[1:] != cut:
+        raise ValueError(
+            f"graph.outputs has logits and hidden; expected three graph.segments, between which "
+            f"{EMBEDDED} and {SELECTED} pass"
+        )
 
 
 def _check(given: Mapping[str, TensorContract], expected: Mapping[str, Role], where: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,10 +17,9 @@ from edgelm.checkpoint.gguf.reader import GgufFile
 from edgelm.checkpoint.gguf.tensors import GgufTensors
 from edgelm.checkpoint.hub import fetch
 from edgelm.checkpoint.license import read_license
-from edgelm.checkpoint.quantized.collect import collect
+from edgelm.checkpoint.named_tensors import named_tensors
 from edgelm.checkpoint.quantized.method import Quantization, Reader, quantization_of
 from edgelm.checkpoint.quantized.packed import PackedMatrix
-from edgelm.checkpoint.quantized.stacks import with_stacks
 from edgelm.checkpoint.refused_formats import check_config, check_folder
 from edgelm.checkpoint.sentence_transformers import (
     MODULES,
@@ -28,19 +27,15 @@ from edgelm.checkpoint.sentence_transformers import (
     embedding_settings,
     without_head,
 )
-from edgelm.checkpoint.text_part import text_config, text_tensors
-from edgelm.checkpoint.weights.expert_stacks import with_stacked_experts
-from edgelm.checkpoint.weights.files import has_weights, stored_tensors, weight_files
+from edgelm.checkpoint.text_part import text_config
+from edgelm.checkpoint.weights.files import has_weights, weight_files
 from edgelm.checkpoint.weights.folder_tensors import FolderTensors
 from edgelm.checkpoint.weights.names import (
     Stored,
     check_shapes,
     check_stored,
     head_is_tied,
-    named_as_hugging_face,
     tied_to_embedding,
-    without_leftovers,
-    without_zero_biases,
 )
 from edgelm.checkpoint.weights.own_sizes import (
     check_left_out,
@@ -78,7 +73,8 @@ class Checkpoint:
     commit of a hub id; `files` maps tensors to files, if there may be several; `left_out` are the
     modules of a multimodal model that are not part of its text decoder; `packed` are the matrices
     that are quantized already; `adapter` is the name of the adapter that is merged; `embedding` is
-    how an embedding model makes vectors.
+    how an embedding model makes vectors; `draft_head` are the tensors of a head that drafts tokens,
+    by their names in it (edgelm.checkpoint.draft_head).
     """
 
     name: str
@@ -95,6 +91,7 @@ class Checkpoint:
     packed: Mapping[str, PackedMatrix] = field(default_factory=dict, repr=False)
     adapter: str | None = None
     embedding: EmbeddingSettings | None = None
+    draft_head: Stored = field(default_factory=dict, repr=False)
     _finite: set[str] = field(default_factory=set, repr=False, compare=False)
     _stamps: dict[Path, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
 
@@ -261,7 +258,7 @@ def _read_folder_spec(folder: Path) -> DecoderSpec:
         return without_head(spec)
     if spec.tie_word_embeddings and has_weights(folder):
         # A separate head in the file overrides the configuration.
-        tensors = _named_tensors(folder, weight_files(folder, config), spec, quantization)
+        tensors = named_tensors(folder, weight_files(folder, config), spec, quantization)
         spec, _ = _resolve_head(spec, tensors.stored)
     return spec
 
@@ -314,7 +311,7 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
     if embedding is not None:
         configured = without_head(configured)
     files = weight_files(folder, config)
-    tensors = _named_tensors(folder, files, configured, quantization)
+    tensors = named_tensors(folder, files, configured, quantization)
     spec, stored = _resolve_head(configured, tensors.stored)
     # Later readers of the configuration must see the same as the spec.
     config |= {"tie_word_embeddings": spec.tie_word_embeddings}
@@ -341,30 +338,8 @@ def _open_folder(name: str, folder: Path, *, revision: str | None = None) -> Che
         # Levels of padded matrices are read as weights.
         {name: one for name, one in quantized.items() if one.shape == shapes[name]},
         embedding=embedding,
+        draft_head=tensors.draft_head,
     )
-
-
-class _Tensors(NamedTuple):
-    """A decoder's tensors by name; quantized ones by the name of their entry's stored tensor."""
-
-    stored: Stored
-    left_out: tuple[str, ...]
-    packed: Mapping[str, PackedMatrix]
-
-
-def _named_tensors(
-    folder: Path, files: list[Path], spec: DecoderSpec, quantization: Quantization | None
-) -> _Tensors:
-    text = text_tensors(stored_tensors(files))
-    stored: Stored = text.stored
-    packed: Mapping[str, PackedMatrix] = {}
-    if quantization is not None:
-        stored, packed = collect(folder, quantization.reader(), stored)
-    expected = tensor_shapes(spec)
-    stored = without_leftovers(named_as_hugging_face(folder, stored, expected, spec), spec)
-    stored = without_zero_biases(stored, spec)
-    stored = with_stacked_experts(folder, stored, expected)
-    return _Tensors(stored, text.left_out, with_stacks(packed, stored))
 
 
 def _resolve_head(spec: DecoderSpec, stored: Stored) -> tuple[DecoderSpec, Stored]:

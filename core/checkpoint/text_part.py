@@ -83,6 +83,7 @@ _DECODER = re.compile(
     r"(?=layers\.|norm\.|embed_tokens\.|embed_tokens_per_layer\.|per_layer_|altup_)"
 )
 _HEAD = re.compile(r"^language_model\.(?=lm_head\.)")
+DRAFT_HEAD = "mtp"
 _TOWERS = re.compile(
     r"^(?:model\.)?(mtp|vision_tower|multi_modal_projector|visual|vision_model|audio_tower"
     r"|embed_vision|vision_embedder|embed_audio)\."
@@ -120,10 +121,14 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TextTensors(NamedTuple):
-    """The decoder's tensors under the names of a model of text, and the modules left out."""
+    """The decoder's tensors under the names of a model of text, and the modules left out.
+
+    `draft_head` are tensors of one of these modules, by their names within it.
+    """
 
     stored: Stored
     left_out: tuple[str, ...]
+    draft_head: Stored
 
 
 def text_tensors(stored: Stored) -> TextTensors:
@@ -133,18 +138,21 @@ def text_tensors(stored: Stored) -> TextTensors:
         BadCheckpoint: two tensors get the same name.
     """
     if not any(_DECODER.match(name) or name.startswith("mtp.") for name in stored):
-        return TextTensors(stored, ())
+        return TextTensors(stored, (), {})
     named: dict[str, StoredTensor] = {}
+    draft_head: dict[str, StoredTensor] = {}
     left_out: dict[str, None] = {}
     for name, tensor in stored.items():
         if tower := _TOWERS.match(name):
             left_out[tower[1]] = None
+            if tower[1] == DRAFT_HEAD:
+                draft_head[name[tower.end() :]] = tensor
             continue
         ours = canonical_text_name(name)
         if ours in named:
             raise BadCheckpoint(f"{tensor.path} holds {shown(ours)} under two names; keep one")
         named[ours] = tensor
-    return TextTensors(named, tuple(left_out))
+    return TextTensors(named, tuple(left_out), draft_head)
 
 
 def canonical_text_name(name: str) -> str:

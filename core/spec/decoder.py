@@ -96,6 +96,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     qkv_by_head: bool = False  # stored q, k and v of a head are side by side (GPT-NeoX)
     head_bias: bool = False  # of `lm_head` (Phi)
     has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
+    draft_head: bool = False
+    """Drafts tokens for a model: a layer behind its last one (edgelm.spec.draft_head)."""
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -317,6 +319,16 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return self.vocab_size * self.hidden_size
 
     @property
+    def tables(self) -> int:
+        """Matrices of the vocabulary's size: the embedding, and a head that is not tied to it.
+
+        A draft head has none: it uses those of its model.
+        """
+        if self.draft_head:
+            return 0
+        return 1 if self.tie_word_embeddings else 2
+
+    @property
     def head_parameters(self) -> int:
         """Parameters that a token whose logits are computed is multiplied with."""
         return self.embedding_parameters if self.has_head else 0
@@ -330,16 +342,14 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     @property
     def parameters(self) -> int:
         """Parameters as Hugging Face counts them: a tied head is counted once."""
-        heads = 1 if self.tie_word_embeddings else 2
-        tables = heads * self.embedding_parameters + self.per_layer_embedding_parameters
+        tables = self.tables * self.embedding_parameters + self.per_layer_embedding_parameters
         return self.linear_parameters + tables + self.vector_parameters
 
     def weight_bytes(self, linear_bits: float, head_bits: float | None = None) -> int:
         """Bytes of all weights, from bits per matrix element, scales included."""
         head_bits = linear_bits if head_bits is None else head_bits
-        heads = 1 if self.tie_word_embeddings else 2
         linear = self.linear_parameters + self.per_layer_embedding_parameters
-        bits = linear * linear_bits + heads * self.embedding_parameters * head_bits
+        bits = linear * linear_bits + self.tables * self.embedding_parameters * head_bits
         return math.ceil(bits / 8) + 4 * self.vector_parameters
 
     def kv_bytes_per_token(self, element_bytes: float) -> int:

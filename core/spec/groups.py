@@ -6,6 +6,7 @@ from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import (
     EMBEDDING_WEIGHT,
+    FUSION_WEIGHT,
     HEAD_WEIGHT,
     PER_LAYER_EMBEDDING_WEIGHT,
     PER_LAYER_MODEL_WEIGHT,
@@ -19,6 +20,7 @@ HEAD = "lm_head"
 EMBEDDING = "embedding"
 PER_LAYER_EMBEDDING = "per_layer_embedding"
 PER_LAYER_MODEL = "per_layer_model"
+FUSION = "fusion"
 TABLES = (EMBEDDING, PER_LAYER_EMBEDDING)
 """Groups of which each token reads a row, and that nothing is multiplied with."""
 
@@ -30,6 +32,8 @@ def groups(spec: DecoderSpec) -> list[str]:
         for index, layer in enumerate(spec.layers)
         for part in _parts(spec, layer)
     ]
+    if spec.draft_head:
+        return [FUSION, *layers]
     head = [HEAD] if spec.has_head else []
     tables = [] if spec.tie_word_embeddings and head else [EMBEDDING]
     if spec.per_layer_inputs is not None:
@@ -98,6 +102,7 @@ _PER_LAYER = {
     "per_layer.projection": ("per_layer_projection",),
 }
 _OUTSIDE = {
+    FUSION: FUSION_WEIGHT,
     HEAD: HEAD_WEIGHT,
     PER_LAYER_EMBEDDING: PER_LAYER_EMBEDDING_WEIGHT,
     PER_LAYER_MODEL: PER_LAYER_MODEL_WEIGHT,

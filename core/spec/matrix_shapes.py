@@ -18,7 +18,8 @@ def shared_matrices(spec: DecoderSpec) -> list[Matrix]:
     hidden = spec.hidden_size
     streams = [(hidden, hidden)] * 2 * (spec.altup.streams - 1) if spec.altup else []
     inputs = [(spec.per_layer_width, hidden)] if spec.per_layer_inputs else []
-    return [*inputs, *streams]
+    fusion = [(hidden, 2 * hidden)] if spec.draft_head else []
+    return [*fusion, *inputs, *streams]
 
 
 def layer_matrices(spec: DecoderSpec, layer: LayerSpec) -> list[Matrix]:

@@ -14,19 +14,19 @@ HEAD_BIAS = "lm_head.bias"
 PER_LAYER_EMBEDDING_WEIGHT = "model.embed_tokens_per_layer.weight"
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 PER_LAYER_MODEL_WEIGHT = "model.per_layer_model_projection.weight"
+FUSION_WEIGHT = "model.fc.weight"
+FUSION_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
 
 
 def tensor_shapes(spec: DecoderSpec) -> Shapes:
     """Name and shape of every tensor that a checkpoint of this decoder must have."""
     hidden = spec.hidden_size
-    shapes: Shapes = {
-        EMBEDDING_WEIGHT: (spec.vocab_size, hidden),
-        **_norm(spec, "model.norm"),
-    }
-    if not spec.tie_word_embeddings:
-        shapes[HEAD_WEIGHT] = (spec.vocab_size, hidden)
-    if spec.head_bias and spec.has_head:
-        shapes[HEAD_BIAS] = (spec.vocab_size,)
+    shapes = _norm(spec, "model.norm")
+    if spec.draft_head:
+        shapes[FUSION_WEIGHT] = (hidden, 2 * hidden)
+        shapes |= {f"model.{name}.weight": (hidden,) for name in FUSION_NORMS}
+    else:
+        shapes |= _table_shapes(spec)
     if (inputs := spec.per_layer_inputs) is not None:
         shapes[PER_LAYER_EMBEDDING_WEIGHT] = (inputs.vocab_size, spec.per_layer_width)
         shapes[PER_LAYER_MODEL_WEIGHT] = (spec.per_layer_width, hidden)
@@ -40,6 +40,16 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
         own = layers[kind].items()
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in own}
     return {stored_name(spec.family, name): shape for name, shape in shapes.items()}
+
+
+def _table_shapes(spec: DecoderSpec) -> Shapes:
+    """The embedding, and what a head has of its own."""
+    shapes: Shapes = {EMBEDDING_WEIGHT: (spec.vocab_size, spec.hidden_size)}
+    if not spec.tie_word_embeddings:
+        shapes[HEAD_WEIGHT] = (spec.vocab_size, spec.hidden_size)
+    if spec.head_bias and spec.has_head:
+        shapes[HEAD_BIAS] = (spec.vocab_size,)
+    return shapes
 
 
 def weight_name(module: str) -> str:

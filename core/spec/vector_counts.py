@@ -39,4 +39,6 @@ def shared_vectors(spec: DecoderSpec) -> int:
     """Those outside the layers: of the last norm, of the norm of per-layer inputs, of the head."""
     inputs = spec.per_layer_inputs
     norms = spec.hidden_size * (1 + spec.norms_have_bias) + (inputs.size if inputs else 0)
-    return norms + spec.vocab_size * (spec.head_bias and spec.has_head)
+    norms += 2 * spec.hidden_size * spec.draft_head
+    bias = spec.head_bias and spec.has_head and not spec.draft_head
+    return norms + spec.vocab_size * bias

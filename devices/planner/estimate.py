@@ -26,9 +26,11 @@ from edgelm.devices.planner.memory.weight_sizes import WeightSizes, weight_sizes
 from edgelm.devices.planner.memory.window_rows import cache_bytes, cuts_windows, window_rows
 from edgelm.devices.profile import Profile
 from edgelm.devices.profile_tables import Engine, PowerMode
+from edgelm.errors import BadInput
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.draft_head import HEAD_CACHE, draft_head_spec
 
 _PUBLISHED_BATCH = 8  # every published row of several sequences has this many
 _NARROW = {
@@ -85,6 +87,8 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     times = _times(work, mode, how, engine, request, context=context, prompt=prompt)
     sizes = _sizes(spec, profile, engine, weights, kv, request, context)
     total = weights.total_bytes + sizes.packed + sizes.cache + sizes.workspace + sizes.runtime
+    draft = _draft_bytes(spec, profile, request, context, sizes.workspace)
+    total += draft
     room = room_of(profile)
     build = plan_build(engine.name, weights.parts, weights.total_bytes, room)
     exported = export_bytes(spec, total)
@@ -121,12 +125,54 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
         required_tokens_per_second=floor,
         unsupported=unsupported(profile),
         embeds=not spec.has_head,
+        draft_bytes=draft,
         basis=times.basis,
         notes=(
             *(request.source.notes if request.source else ()),
             *_notes(spec, profile, engine, kv, build, request.batch),
         ),
     )
+
+
+def head_plan(head: DecoderSpec, profile: Profile, request: PlanRequest, context: int) -> Plan:
+    """The plan of a draft head with the context of its model; runtime memory is its model's.
+
+    Raises:
+        BadInput: another engine than ONNX Runtime on a CPU.
+    """
+    engine = profile.engine(request.engine)
+    if engine.name != "onnxruntime":
+        raise BadInput(
+            f"draft heads run on ONNX Runtime's CPU, not on {engine.name}: plan and export without "
+            "the draft head (leave out --draft-head); prompt lookup needs no draft"
+        )
+    own = msgspec.structs.replace(request, draft_head=False, kv=HEAD_CACHE, context=context)
+    return estimate(head, profile, own)
+
+
+def _draft_bytes(
+    spec: DecoderSpec, profile: Profile, request: PlanRequest, context: int, workspace: int
+) -> int:
+    """What the draft head adds to memory, if it is requested; it shares its model's workspace."""
+    if not request.draft_head:
+        return 0
+    head = draft_head_spec(spec)
+    return added_bytes(head, head_plan(head, profile, request, context), workspace)
+
+
+def added_bytes(draft: DecoderSpec, plan: Plan, workspace: int) -> int:
+    """What a draft adds to the memory of its model.
+
+    Both have one tokenizer, and they run one after the other.
+
+    Args:
+        draft: a draft model or draft head.
+        plan: its plan.
+        workspace: what its model has, in bytes.
+    """
+    session = session_bytes(draft) if packs(plan.engine) else 0
+    more = max(0, plan.workspace_bytes - workspace)
+    return plan.weight_bytes + plan.packed_bytes + plan.kv_bytes + session + more
 
 
 def budget_bytes(profile: Profile, request: PlanRequest) -> int:

@@ -8,15 +8,14 @@ token. How many are accepted depends on text and draft: `edge-bench --speculatio
 
 import msgspec
 
-from edgelm.devices.planner.estimate import estimate
-from edgelm.devices.planner.memory.packed_weights import packs, session_bytes
+from edgelm.devices.planner.estimate import added_bytes, estimate, head_plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.speculation import SIZES, expected_tokens
 
-LOOKUP = "lookup"
+LOOKUP, HEAD = "lookup", "head"
 # Where none is given: what small drafts of a family reach on text far from and near to their own.
 DEFAULT_ACCEPTANCE = (0.4, 0.6, 0.8)
 _NEEDED = 1.1  # gain below which the runtime does not draft
@@ -59,7 +58,7 @@ class SpeculationPlan(msgspec.Struct, frozen=True):
         if self.draft_bytes:
             fits = "fits" if self.fits else "does not fit"
             lines.append(
-                f"  draft model: {self.draft_ratio:.2f} runs per token, "
+                f"  {self.draft}: {self.draft_ratio:.2f} runs per token, "
                 f"{self.draft_bytes / 1e6:.0f} MB more, which {fits}"
             )
         for gain in self.gains:
@@ -87,7 +86,7 @@ def speculation_plan(
         spec: the model.
         profile: the device.
         request: precision, cache and so on of both models; one sequence.
-        draft: the draft model; None for prompt lookup, whose drafts cost nothing.
+        draft: the draft model or draft head; None for prompt lookup, whose drafts cost nothing.
         acceptance: share of drafted tokens that are accepted; None: three shares.
 
     Raises:
@@ -106,10 +105,14 @@ def speculation_plan(
     ratios = {size: _batch(spec, profile, request, size) / single for size in SIZES}
     drafting = None if draft is None else _draft_plan(draft, profile, request, alone.context)
     each = 0.0 if drafting is None else drafting.decode_ms.value / single
-    added = 0 if draft is None or drafting is None else _added_bytes(draft, drafting, alone)
+    added = (
+        0
+        if draft is None or drafting is None
+        else added_bytes(draft, drafting, alone.workspace_bytes)
+    )
     shares = DEFAULT_ACCEPTANCE if acceptance is None else (acceptance,)
     return SpeculationPlan(
-        draft=LOOKUP if drafting is None else "a draft model",
+        draft=LOOKUP if draft is None else _kind(draft),
         run_ratios=ratios,
         draft_ratio=each,
         gains=tuple(_gain(share, ratios, each, single) for share in shares),
@@ -124,16 +127,15 @@ def _batch(spec: DecoderSpec, profile: Profile, request: PlanRequest, size: int)
     return estimate(spec, profile, batched).decode_ms.value
 
 
+def _kind(draft: DecoderSpec) -> str:
+    return "the draft head" if draft.draft_head else "a draft model"
+
+
 def _draft_plan(draft: DecoderSpec, profile: Profile, request: PlanRequest, context: int) -> Plan:
+    if draft.draft_head:
+        return head_plan(draft, profile, request, context)
     context = min(context, draft.max_position_embeddings)
     return estimate(draft, profile, msgspec.structs.replace(request, context=context))
-
-
-def _added_bytes(spec: DecoderSpec, draft: Plan, alone: Plan) -> int:
-    """What a draft model adds: both have one tokenizer, and run one after the other."""
-    session = session_bytes(spec) if packs(alone.engine) else 0
-    workspace = max(0, draft.workspace_bytes - alone.workspace_bytes)
-    return draft.weight_bytes + draft.packed_bytes + draft.kv_bytes + session + workspace
 
 
 def _gain(share: float, ratios: dict[int, float], each: float, single: float) -> SpeculationGain:

@@ -1,6 +1,6 @@
 """What the options `--adapter` and `--switchable` say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from edgelm.checkpoint.adapter.settings import read_settings
@@ -32,6 +32,15 @@ def chosen_adapters(
     pairs = [_named(text) for text in given]
     check_names([name for name, _ in pairs])
     return None, dict(pairs)
+
+
+def check_without_draft_head(switchable: Collection[str], *, draft_head: bool) -> None:
+    """Raise BadInput for a draft head beside adapters that requests choose from."""
+    if draft_head and switchable:
+        raise BadInput(
+            "a draft head and switchable adapters exclude each other: leave out --draft-head, or "
+            "merge one adapter (without --switchable)"
+        )
 
 
 def _named(text: str) -> tuple[str, Path]:

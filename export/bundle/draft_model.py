@@ -13,7 +13,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from edgelm.bundle import DRAFT, MANIFEST, Manifest, read_manifest, verify
-from edgelm.bundle.files import TOKENIZER, hash_files
+from edgelm.bundle.files import TOKENIZER
 from edgelm.bundle.manifest import FileEntry
 from edgelm.bundle.manifest_file import encode_manifest
 from edgelm.checkpoint.source import open_checkpoint, read_spec
@@ -21,10 +21,10 @@ from edgelm.errors import BadInput
 from edgelm.export.bundle.model_card import CARD
 from edgelm.export.bundle.sign import remove_signature
 from edgelm.export.bundle.text.text_files import text_files
+from edgelm.export.bundle.write import draft_entries
 from edgelm.export.pipeline import export_model
 from edgelm.export.progress import Progress
 from edgelm.export.source.text import CALIBRATION
-from edgelm.files.hashing import file_sha256
 from edgelm.files.staging import replace_file
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def export_draft(
         work=work,
         progress=progress,
     )
-    _write(folder, manifest, own | _entries(folder / DRAFT), progress)
+    _write(folder, manifest, own | draft_entries(folder / DRAFT), progress)
     return draft
 
 
@@ -127,12 +127,6 @@ def check_same_tokens(source: str | Path, bundle: Path, *, revision: str | None 
 
 def _longest(source: str | Path, revision: str | None) -> int:
     return open_checkpoint(source, revision=revision).spec.max_position_embeddings
-
-
-def _entries(draft: Path) -> dict[str, FileEntry]:
-    manifest = draft / MANIFEST
-    own = FileEntry(manifest.stat().st_size, file_sha256(manifest))
-    return {f"{DRAFT}/{name}": one for name, one in {**hash_files(draft), MANIFEST: own}.items()}
 
 
 def _write(

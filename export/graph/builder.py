@@ -6,7 +6,7 @@ building a graph needs memory for one tensor at a time, whatever the size of the
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,14 @@ def as_model(graph: ir.Graph) -> ir.Model:
     return ir.Model(graph, ir_version=10, producer_name="edgelm", producer_version=__version__)
 
 
+class Boundary(NamedTuple):
+    """Where a graph is cut: nodes from `position` on read what was `given` before as `taken`."""
+
+    position: int
+    given: ir.Value
+    taken: ir.Value
+
+
 class Graph:
     """An ONNX graph under construction, and the file its weights are appended to.
 
@@ -49,11 +57,28 @@ class Graph:
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
         self._part_starts: list[int] = []
+        self._boundaries: list[Boundary] = []
 
     def start_part(self) -> None:
         """What follows is a part of its own, such as a layer: the graph may be cut before it."""
         assert not self._scope, "a part cannot start inside a branch"
         self._part_starts.append(len(self._nodes))
+
+    def boundary(
+        self, value: ir.Value, name: str, dtype: ir.DataType, shape: tuple[int | str, ...]
+    ) -> ir.Value:
+        """Cut the graph here; return the value, the only one that passes, for what follows."""
+        assert not self._scope, "a graph is not cut inside a branch"
+        values = value, ir.Value(name=name)
+        for one in values:
+            one.name, one.type, one.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        self._boundaries.append(Boundary(len(self._nodes), *values))
+        return values[1]
+
+    @property
+    def boundaries(self) -> tuple[Boundary, ...]:
+        """Where the graph is cut, in the order of its nodes."""
+        return tuple(self._boundaries)
 
     @property
     def part_starts(self) -> tuple[int, ...]:

@@ -5,122 +5,22 @@ A dialect supplies the few ops in which engines differ. The residual stream is c
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import onnx_ir as ir
-import torch
 
-from edgelm.export.graph.builder import Graph
-from edgelm.export.graph.dtypes import Activations, Bias
+from edgelm.export.graph.dialects.dialect import Dialect
+from edgelm.export.graph.hidden_states import HiddenStates
 from edgelm.export.graph.residual.altup import Streams
 from edgelm.export.graph.residual.per_layer_inputs import join_inputs, layer_part
-from edgelm.export.quantize.weights import DeltaWeights, MambaWeights, Router, Weights, Xielu
-from edgelm.quantize.grids import Inputs
-from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.groups import HEAD, PER_LAYER_MODEL, mixer_output
+from edgelm.export.quantize.weights import Weights
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.groups import FUSION, HEAD, PER_LAYER_MODEL, mixer_output
 from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.layers.mixers import GatedDelta, Mamba2, NoMixer, ShortConv
+from edgelm.spec.tensor_shapes import FUSION_NORMS
 
 Value = ir.Value
-
-
-class Dialect(Protocol):
-    """The ops in which engines differ. Shapes: [1, T, features] unless stated otherwise."""
-
-    graph: Graph
-    activations: Activations
-
-    def start_part(self) -> None:
-        """A layer begins, or what follows the last one: the graph may be cut here."""
-
-    def embed(self) -> Value:
-        """The rows of the embedding for the input tokens, before any multiplier."""
-
-    def embed_per_layer(self) -> Value:
-        """Those of the per-layer embedding: [1, T, layers * size]."""
-
-    def linear(
-        self, x: Value, group: str, matrix: Callable[[], torch.Tensor], bias: torch.Tensor | None
-    ) -> Value:
-        """`x @ matrix.T + bias`; the matrix is read only when it is written."""
-
-    def prepare_inputs(self, x: Value, group: str, inputs: Inputs) -> Value:
-        """Scale and reorder a group's inputs for the levels of a quantized source."""
-
-    def norm(self, x: Value, name: str, weight: torch.Tensor, bias: Bias = None) -> Value:
-        """RMS norm over the last axis; with a bias, LayerNorm."""
-
-    def add_norm(
-        self, stream: Value, delta: Value, name: str, weight: torch.Tensor, bias: Bias = None
-    ) -> tuple[Value, Value]:
-        """`(norm(stream + delta), stream + delta)`."""
-
-    def add(self, x: Value, y: Value) -> Value:
-        """Elementwise sum."""
-
-    def scale(self, x: Value, factor: float) -> Value:
-        """Product with a constant."""
-
-    def number(self, value: float, activations: Activations | None = None) -> Value:
-        """A scalar in the type of the activations, or another."""
-
-    def attention(
-        self,
-        qkv: Value,
-        index: int,
-        layer: LayerSpec,
-        qk_norm: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> Value:
-        """Rotate, append to the cache, attend: [1, T, q + 2 kv] -> [1, T, q].
-
-        `qkv` lacks values, or keys and values, where the layer takes them from elsewhere; and
-        `qk_norm` has two equal weights then. Values are normed if the spec says so.
-        """
-
-    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
-        """What attention takes, and the gate of its output: [1, T, 2 q + 2 kv]."""
-
-    def scale_by_gate(self, x: Value, gate: Value) -> Value:
-        """`x * sigmoid(gate)`."""
-
-    def gated_delta(
-        self, inputs: Value, index: int, mixer: GatedDelta, weights: DeltaWeights
-    ) -> Value:
-        """See GatedDelta; `inputs` are qkv, z, b and a side by side -> [1, T, value_size]."""
-
-    def mamba2(self, inputs: Value, index: int, mixer: Mamba2, weights: MambaWeights) -> Value:
-        """See Mamba2; `inputs` are z, x, B, C and dt side by side -> [1, T, size]."""
-
-    def short_conv(
-        self, gates: Value, index: int, kernel: torch.Tensor, bias: torch.Tensor | None
-    ) -> Value:
-        """`c * conv(b * x)` of `b, c, x` side by side: [1, T, 3 H] -> [1, T, H].
-
-        `kernel` is [H, 1, K], `bias` [H]. The convolution reads what the layer remembers, the last
-        K - 1 products, before those of the run, and declares its new ones.
-        """
-
-    def gated(self, gate_up: Value, size: int, sparsity: float = 0.0) -> Value:
-        """`activation(gate) * up` of [1, T, 2 size] -> [1, T, size].
-
-        With a sparsity, most gates are zero (`sparse_gates`).
-        """
-
-    def experts(self, x: Value, index: int, mixture: MixtureOfExperts, router: Router) -> Value:
-        """The sum of the chosen experts' outputs: [1, T, H] -> [1, T, H]."""
-
-    def gate_shared(self, shared: Value, x: Value, index: int, weight: torch.Tensor) -> Value:
-        """`shared * sigmoid(x @ weight.T)`, with weight [1, H]."""
-
-    def activate(self, x: Value, xielu: Xielu | None) -> Value:
-        """The spec's activation of every element; xIELU has parameters in each layer."""
-
-    def select_positions(self, x: Value) -> Value:
-        """The rows whose logits are requested: [1, T, H] -> [1, P, H]."""
-
-    def finish(self, logits: Value) -> None:
-        """Soft cap, and declare the output."""
 
 
 class _Residual(NamedTuple):
@@ -133,6 +33,11 @@ class _Decoder(NamedTuple):
     spec: DecoderSpec
     weights: Weights
     per_layer: Value | None = None
+    all_rows: bool = False
+
+    def select(self, x: Value) -> Value:
+        """The rows that the last layer computes: those whose logits are requested, or all."""
+        return x if self.all_rows else self.dialect.select_positions(x)
 
     def linear(self, x: Value, group: str) -> Value:
         inputs = self.weights.inputs(group)
@@ -158,19 +63,43 @@ class _Decoder(NamedTuple):
         return self.dialect.add(residual.stream, residual.delta)
 
 
-def build_decoder(dialect: Dialect, weights: Weights) -> None:
-    """Write the whole decoder through a dialect."""
+def build_decoder(
+    dialect: Dialect, weights: Weights, hidden_states: HiddenStates | None = None
+) -> None:
+    """Write the whole decoder through a dialect.
+
+    `hidden_states` are given for a draft head, and for a decoder that has one: of each token.
+    """
     spec = weights.checkpoint.spec
-    decoder = _Decoder(dialect, spec, weights)
+    if hidden_states is not None and spec.draft_head:
+        build_head(_Decoder(dialect, spec, weights), hidden_states)
+        return
+    decoder = _Decoder(dialect, spec, weights, all_rows=hidden_states is not None)
     hidden = dialect.embed()
     if spec.embedding_multiplier != 1.0:
         hidden = dialect.scale(hidden, spec.embedding_multiplier)
+    if hidden_states is not None:
+        hidden = hidden_states.behind_embedding(hidden)
     if spec.per_layer_inputs is not None:
         projected = decoder.linear(hidden, PER_LAYER_MODEL)
         decoder = decoder._replace(per_layer=join_inputs(dialect, weights, projected))
     layers = single_stream if spec.altup is None else several_streams
     normed, _ = decoder.sum_and_norm(layers(decoder, hidden), "norm")
+    if hidden_states is not None:
+        hidden_states.give(normed)
+        normed = hidden_states.behind_layers(dialect.select_positions(normed))
     dialect.finish(decoder.linear(normed, HEAD) if spec.has_head else normed)
+
+
+def build_head(decoder: _Decoder, hidden_states: HiddenStates) -> None:
+    """Write a draft head: one layer, of rows of the embedding and hidden states."""
+    embedded, given = hidden_states.read()
+    token, hidden = (
+        decoder.norm(one, name) for one, name in zip((embedded, given), FUSION_NORMS, strict=True)
+    )
+    fused = decoder.linear(hidden_states.concatenate(token, hidden), FUSION)
+    normed, _ = decoder.sum_and_norm(single_stream(decoder, fused), "norm")
+    hidden_states.give(normed)
 
 
 def single_stream(decoder: _Decoder, hidden: Value) -> _Residual:
@@ -197,7 +126,7 @@ def several_streams(decoder: _Decoder, hidden: Value) -> _Residual:
         active = writer.stream(predicted, altup.active)
         computed = decoder.sum(block(decoder, index, _Residual(active, None)))
         if index == decoder.spec.num_hidden_layers - 1:
-            predicted = dialect.select_positions(predicted)
+            predicted = decoder.select(predicted)
         streams = writer.correct(predicted, computed, index)
         if decoder.per_layer is not None:
             delta = per_layer_delta(decoder, index, writer.output(streams, index))
@@ -217,7 +146,7 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     prefix = f"layers.{index}"
     if isinstance(spec.layers[index].mixer, NoMixer):
         if last:
-            residual = _Residual(decoder.dialect.select_positions(decoder.sum(residual)), None)
+            residual = _Residual(decoder.select(decoder.sum(residual)), None)
         return feed_forward(decoder, index, residual)
     if spec.norms == "post":
         normed = stream = decoder.sum(residual)
@@ -226,23 +155,23 @@ def block(decoder: _Decoder, index: int, residual: _Residual) -> _Residual:
     mixed = mixer(decoder, index, normed)
     beside = None if spec.layers[index].beside is None else mamba2(decoder, index, normed)
     if last:
-        stream = decoder.dialect.select_positions(stream)
-        mixed = decoder.dialect.select_positions(mixed)
+        stream = decoder.select(stream)
+        mixed = decoder.select(mixed)
     delta = decoder.linear(mixed, f"{prefix}.{mixer_output(spec.layers[index])}")
     if beside is not None:
         if last:
-            beside = decoder.dialect.select_positions(beside)
+            beside = decoder.select(beside)
         delta = decoder.dialect.add(delta, decoder.linear(beside, f"{prefix}.mamba.out"))
     if spec.parallel_mlp and spec.mlp_size(spec.layers[index]):
         if spec.parallel_norm:
             inputs = decoder.norm(stream, f"{prefix}.post_attention_layernorm")
         else:
-            inputs = decoder.dialect.select_positions(normed) if last else normed
+            inputs = decoder.select(normed) if last else normed
         return _Residual(stream, decoder.dialect.add(delta, mlp(decoder, index, inputs)))
     if spec.norms != "pre":
         delta = decoder.norm(delta, f"{prefix}.post_attention_layernorm")
     if spec.laurel_rank:
-        inputs = decoder.dialect.select_positions(normed) if last else normed
+        inputs = decoder.select(normed) if last else normed
         total = decoder.dialect.add(stream, delta)
         total = decoder.dialect.add(total, laurel(decoder, index, inputs))
         return feed_forward(
@@ -269,7 +198,7 @@ def per_layer_delta(decoder: _Decoder, index: int, x: Value) -> Value:
     assert decoder.per_layer is not None
     channels = layer_part(dialect, spec, decoder.per_layer, index)
     if index == spec.num_hidden_layers - 1:
-        channels = dialect.select_positions(channels)
+        channels = decoder.select(channels)
     gate = dialect.activate(decoder.linear(x, f"layers.{index}.per_layer.gate"), None)
     gated = dialect.graph.op("Mul", gate, channels)
     delta = decoder.linear(gated, f"layers.{index}.per_layer.projection")

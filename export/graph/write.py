@@ -12,6 +12,7 @@ from edgelm.export.graph.dialects.decomposed import DecomposedDialect
 from edgelm.export.graph.dialects.ort import OrtDialect
 from edgelm.export.graph.dialects.standard import StandardDialect
 from edgelm.export.graph.dtypes import Activations
+from edgelm.export.graph.hidden_states import HiddenStates
 from edgelm.export.graph.segments import Segments
 from edgelm.export.graph.zeros import ZeroQuantizer, ZeroWeights
 from edgelm.export.quantize.quantizer import Quantizer
@@ -41,6 +42,7 @@ class GraphFormat:
     cuts_windows: whether windowed layers hold a window only where that saves memory.
     batch: whether runs take several sequences; in the `ort` dialect with fp32 activations they do
         wherever they can.
+    hidden: whether hidden states are outputs, too, for a draft head; in the `ort` dialect alone.
     """
 
     dialect: str
@@ -53,6 +55,7 @@ class GraphFormat:
     adapted: tuple[str, ...] = ()
     cuts_windows: bool = False
     batch: bool = False
+    hidden: bool = False
 
 
 class WrittenGraph(NamedTuple):
@@ -83,10 +86,12 @@ def write_graph(
     """
     writer = _writer(folder, quantizer, assignment, form)
     try:
-        build_decoder(writer, quantizer.weights)
+        hidden = _build(writer, quantizer, form)
         contract = writer.save()
     finally:
         writer.graph.close()
+    if hidden is not None:
+        contract = hidden.described(contract)
     return WrittenGraph(contract, writer.graph.weight_bytes)
 
 
@@ -96,8 +101,19 @@ def data_bytes(
     """Bytes of the data file that `write_graph` would write; nothing is read or quantized."""
     shapes = ZeroQuantizer(ZeroWeights(quantizer.weights.checkpoint, quantizer.weights.kv_scaling))
     writer = _writer(None, shapes, assignment, form)
-    build_decoder(writer, shapes.weights)
+    _build(writer, shapes, form)
     return writer.graph.data_bytes
+
+
+def _build(writer: _Writer, quantizer: Quantizer, form: GraphFormat) -> HiddenStates | None:
+    spec = quantizer.weights.checkpoint.spec
+    hidden = None
+    if form.hidden or spec.draft_head:
+        assert form.dialect == "ort", f"the {form.dialect} dialect has no hidden states"
+        assert form.activations == "fp32", "hidden states pass in fp32"
+        hidden = HiddenStates(writer.graph, spec)
+    build_decoder(writer, quantizer.weights, hidden)
+    return hidden
 
 
 def _writer(
@@ -121,6 +137,7 @@ def _writer(
             adapted=form.adapted,
             window_rows=window_rows(spec, form.context) if form.cuts_windows else None,
             batch=form.batch,
+            single=form.hidden,
         )
     assert not form.adapted, f"the {form.dialect} dialect takes no adapters"
     return _COMPILED[form.dialect](

@@ -16,6 +16,7 @@ from edgelm.bundle import (
     GraphSegment,
     TensorContract,
 )
+from edgelm.bundle.roles import HIDDEN
 from edgelm.errors import BadBundle, BadInput
 
 _CACHE_TYPES = {
@@ -42,9 +43,13 @@ def vocab_size(graph: GraphContract) -> int:
 
 
 def output(graph: GraphContract) -> TensorContract:
-    """The graph's only output beside its cache: logits, or an embedding model's hidden states."""
-    [tensor] = graph.outputs.values()
-    return tensor
+    """The graph's logits, or an embedding model's hidden states."""
+    return graph.outputs.get("logits") or graph.outputs[HIDDEN]
+
+
+def hidden_size(graph: GraphContract) -> int:
+    """Numbers of a hidden state, of a graph that gives them."""
+    return int(graph.outputs[HIDDEN].shape[-1])
 
 
 def check_capacity(cache: CacheContract, capacity: int) -> None:

@@ -34,6 +34,24 @@ def open_session(
     return EngineSession(_open_engine(folder, manifest, capacity, threads))
 
 
+def open_draft(
+    folder: Path, draft: Manifest, model: Session, *, capacity: int, threads: int | None = None
+) -> Session:
+    """Open the draft of a bundle: a model of its own, or a head over a session of the model.
+
+    Raises:
+        MissingPackage, BadBundle, BadInput: as `open_session`.
+    """
+    if not draft.spec.draft_head:
+        return open_session(folder, draft, capacity=capacity, threads=threads)
+    from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
+
+    engine = model.engine if isinstance(model, EngineSession) else None
+    assert isinstance(engine, OrtEngine), "manifests of draft heads are for no other engine"
+    head = engine.draft_head(folder, draft.graph, capacity=capacity, threads=threads)
+    return EngineSession(head)
+
+
 def _open_engine(folder: Path, manifest: Manifest, capacity: int, threads: int | None) -> Engine:
     name, graph, chunk = manifest.engine.name, manifest.graph, manifest.limits.prefill_chunk
     if name == _CPU:

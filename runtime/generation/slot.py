@@ -3,7 +3,7 @@
 import weakref
 
 from edgelm.runtime.engines.session import Session
-from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.draft_model import Draft
 
 _IDLE_SECONDS = 0.5  # after which a sequence that nobody continues is given to a waiting request
 
@@ -11,7 +11,7 @@ _IDLE_SECONDS = 0.5  # after which a sequence that nobody continues is given to 
 class Slot:
     """A sequence and who has it."""
 
-    def __init__(self, session: Session, draft: DraftModel | None = None) -> None:
+    def __init__(self, session: Session, draft: Draft | None = None) -> None:
         self.session = session
         self.draft = draft
         self.owner: weakref.ref[object] | None = None

@@ -3,11 +3,35 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import numpy as np
 
 from edgelm.runtime.engines.session import Logits, Session
 from edgelm.runtime.speculation.costs import StepCosts
+
+
+class Draft(Protocol):
+    """What drafts tokens for one sequence: a draft model, or a draft head (HeadDraft)."""
+
+    @property
+    def session(self) -> Session:
+        """Its own, on its engine."""
+
+    def room(self, length: int) -> int:
+        """How many tokens it can draft behind `length`."""
+
+    def propose(
+        self,
+        history: Sequence[int],
+        count: int,
+        costs: StepCosts,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> list[int]:
+        """Continue `history` by at most `count` tokens."""
+
+    def close(self) -> None:
+        """Release its engine and its cache."""
 
 
 class DraftModel:
@@ -48,7 +72,7 @@ class DraftModel:
         count = min(count, self.room(len(history)))
         if count < 1:
             return []
-        done = min(_common(session.tokens, history), len(history) - 1)
+        done = min(common_length(session.tokens, history), len(history) - 1)
         while True:
             with turn():
                 if session.length != done:
@@ -77,7 +101,7 @@ class DraftModel:
         self.session.close()
 
 
-def _common(held: Sequence[int], history: Sequence[int]) -> int:
+def common_length(held: Sequence[int], history: Sequence[int]) -> int:
     """How many tokens both begin with."""
     shared = min(len(held), len(history))
     left, right = np.asarray(held[:shared]), np.asarray(history[:shared])

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
 from edgelm.runtime.speculation.costs import StepCosts
-from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.draft_model import Draft
 from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
 from edgelm.runtime.speculation.trials import DraftTrials
@@ -100,7 +100,7 @@ class Speculator:
     def propose(
         self,
         most: int,
-        draft: DraftModel | None,
+        draft: Draft | None,
         *,
         instead: float = 1.0,
         turn: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -159,7 +159,7 @@ class Speculator:
         expected = self._in_values.expected(self._values.matched, most)
         return self._best(most, expected, 0.0)
 
-    def _plan_draft(self, most: int, draft: DraftModel | None) -> _Plan:
+    def _plan_draft(self, most: int, draft: Draft | None) -> _Plan:
         if draft is None or self.mode not in ("auto", "draft"):
             return _Plan(0, 0.0)
         most = min(most, draft.room(len(self._history)))

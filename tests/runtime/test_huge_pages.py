@@ -11,7 +11,7 @@ import pytest
 
 import edgelm
 from edgelm.runtime import huge_pages
-from edgelm.runtime.engines.onnxruntime import ort
+from edgelm.runtime.engines.onnxruntime.host import load_graph
 from edgelm.runtime.huge_pages import (
     Range,
     collapse,
@@ -128,13 +128,13 @@ def test_a_graph_is_loaded_into_them(bundle: Path, monkeypatch: pytest.MonkeyPat
         yield
         events.append("after")
 
-    load = ort._load_file
+    load = load_graph._load_file
 
     def loading(*args: Any, **kwargs: Any) -> Any:
         events.append("load")
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(ort, "in_huge_pages", recorded)
-    monkeypatch.setattr(ort, "_load_file", loading)
+    monkeypatch.setattr(load_graph, "in_huge_pages", recorded)
+    monkeypatch.setattr(load_graph, "_load_file", loading)
     edgelm.load(bundle, threads=1).close()
     assert events == ["before", "load", "after"]

@@ -20,7 +20,8 @@ import numpy as np
 
 from edgelm.bundle import read_manifest
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.onnxruntime import ort
+from edgelm.runtime.engines.onnxruntime.host import load_graph
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.open import open_session
 
 _ROUNDS, _WARM_UP = 24, 3
@@ -30,7 +31,7 @@ Table = dict[str, dict[int, float]]  # milliseconds by operator and size of the 
 @contextmanager
 def profiled(folder: Path) -> Iterator[None]:
     """Sessions that are opened within write a profile into a folder."""
-    module: Any = ort.onnxruntime
+    module: Any = load_graph.onnxruntime
     options = module.SessionOptions
 
     def profiling() -> Any:
@@ -68,7 +69,7 @@ def measure(
             for size in sizes if number % 2 else reversed(sizes):
                 step(sessions[:size] if sequences else [first], size, depth)
                 runs.append(size)
-        assert isinstance(first.engine, ort.OrtEngine)
+        assert isinstance(first.engine, OrtEngine)
         [session] = first.engine._sessions
         profile = json.loads(Path(session.end_profiling()).read_text())
     return table(profile, runs)

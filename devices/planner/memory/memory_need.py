@@ -11,6 +11,7 @@ from edgelm.devices.profile_tables import Engine
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.draft_head import hidden_rows
 from edgelm.spec.groups import HEAD
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
@@ -64,10 +65,12 @@ def sequence_state_bytes(spec: DecoderSpec, engine: str) -> int:
     """What a session holds of one sequence's layers without attention, however long it is.
 
     The state that a run reads, the one that it writes, and snapshots to return to. ONNX Runtime's
-    operators write the state in place.
+    operators write the state in place. With a draft head, its model holds hidden states for it, in
+    memory for twice as many.
     """
     states = 1 if engine == "onnxruntime" else 2
-    return (states + SNAPSHOTS) * spec.state_bytes(4)
+    hidden = 8 * hidden_rows(spec.hidden_size) * spec.hidden_size if spec.draft_head else 0
+    return (states + SNAPSHOTS) * spec.state_bytes(4) + hidden
 
 
 def loaded_bytes(manifest: Manifest, context: int, *, sequences: int = 1) -> int:

@@ -117,6 +117,6 @@ def batch_axis(spec: DecoderSpec, kv: KvType, activations: Activations) -> int |
     one sequence, since the way over the dequantized cache takes one length; over fp8 all runs are.
     """
     shared = any(layer.shares_kv_of is not None for layer in spec.layers)
-    if spec.states or shared or (kv == "fp8" and activations == "fp32"):
+    if spec.states or shared or spec.draft_head or (kv == "fp8" and activations == "fp32"):
         return 1
     return "B"

@@ -68,6 +68,7 @@ class OrtAttention:
         activations: Activations,
         window_rows: Mapping[int, int] | None = None,
         batch: bool = False,
+        single: bool = False,
     ) -> None:
         self.graph = graph
         self.weights = weights
@@ -76,7 +77,8 @@ class OrtAttention:
         # The CPU has no kernels for fp8: in its check an fp32 cache holds values rounded to fp8.
         self.stored: KvType = "fp32" if (kv, activations) == ("fp8", "fp32") else kv
         self.activations = activations
-        self.batch = batch_axis(self.spec, kv, activations) if activations == "fp32" or batch else 1
+        batch = (batch or activations == "fp32") and not single
+        self.batch = batch_axis(self.spec, kv, activations) if batch else 1
         self.tokens = self.graph.input("tokens", ir.DataType.INT64, (self.batch, "T"))
         self.past_length = self.graph.input("past_length", ir.DataType.INT64, (self.batch,))
         self.last_position = self.graph.input("last_position", ir.DataType.INT32, (self.batch,))

@@ -20,6 +20,7 @@ from edgelm.export.graph import activations
 from edgelm.export.graph.attention.attention_gate import scale_by_gate
 from edgelm.export.graph.attention.ort_attention import MICROSOFT, OrtAttention
 from edgelm.export.graph.builder import Graph
+from edgelm.export.graph.cut_graph import save_cut
 from edgelm.export.graph.dtypes import DTYPES, Activations, Bias, as_precision, write_floats
 from edgelm.export.graph.experts.fused_experts import FusedExperts
 from edgelm.export.graph.recurrent.gated_delta import FusedGatedDelta
@@ -58,6 +59,7 @@ class OrtDialect(OrtAttention):
         window_rows: rows of windowed layers that do not hold all tokens, by their index; the
             CPU's kernels only.
         batch: whether runs in 16 bits take several sequences, too; in fp32 they do where they can.
+        single: whether runs take one sequence even then.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class OrtDialect(OrtAttention):
         adapted: Collection[str] = (),
         window_rows: Mapping[int, int] | None = None,
         batch: bool = False,
+        single: bool = False,
     ) -> None:
         assert not adapted or activations == "fp32", "adapters are bound in fp32"
         graph = Graph(folder, opsets={"": _opset(kv, activations), MICROSOFT: 1})
@@ -83,6 +86,7 @@ class OrtDialect(OrtAttention):
             activations=activations,
             window_rows=window_rows,
             batch=batch,
+            single=single,
         )
         self.precision = precision
         self.quantizer = quantizer
@@ -305,10 +309,10 @@ class OrtDialect(OrtAttention):
 
     def save(self) -> GraphContract:
         """Write the graph and describe it."""
-        self.graph.save()
+        saved = save_cut(self.graph)
         output, width = output_role(self.spec)
         return GraphContract(
-            file="model.onnx",
+            file=saved.file,
             data=self.graph.data_name,
             dialect="ort",
             opsets={domain or "ai.onnx": version for domain, version in self.graph.opsets.items()},
@@ -328,6 +332,8 @@ class OrtDialect(OrtAttention):
                 states=tuple(self.cache.states),
             ),
             low_rank=tuple(self._low_rank),
+            segments=saved.segments,
+            links=saved.links,
         )
 
     def _packed(

@@ -6,21 +6,19 @@ speculative steps, with a binding for each number of tokens. The cache grows wit
 binds it again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgelm.bundle import GraphContract, GraphSegment
-from edgelm.devices.detection.threads import physical_cores
-from edgelm.errors import BadBundle
-from edgelm.reasons import reason
+from edgelm.bundle import GraphContract
+from edgelm.bundle.roles import HIDDEN, gives_hidden
 from edgelm.runtime.engines.adapters import LoadedAdapter
 from edgelm.runtime.engines.graph_check import (
     check_capacity,
-    check_ort_graph,
+    hidden_size,
     output,
     vocab_size,
 )
@@ -34,11 +32,12 @@ from edgelm.runtime.engines.onnxruntime.bindings import (
     run_bound,
 )
 from edgelm.runtime.engines.onnxruntime.cache_pool import CacheArrays, CachePool
-from edgelm.runtime.engines.onnxruntime.host_neighbors import HostNeighbors
-from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts, runs_texts
+from edgelm.runtime.engines.onnxruntime.host.head_graph import head_graph
+from edgelm.runtime.engines.onnxruntime.host.hidden_rows import HiddenRows
+from edgelm.runtime.engines.onnxruntime.host.host_neighbors import HostNeighbors
+from edgelm.runtime.engines.onnxruntime.host.host_texts import HostTexts, runs_texts
+from edgelm.runtime.engines.onnxruntime.host.load_graph import load_graph, onnxruntime
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
-from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
-from edgelm.runtime.engines.onnxruntime.ort_version import check_version
 from edgelm.runtime.engines.onnxruntime.place_pool import CacheMemory
 from edgelm.runtime.engines.onnxruntime.pooled_windows import PooledWindows
 from edgelm.runtime.engines.recurrent_state import HostState, RecurrentState
@@ -50,19 +49,12 @@ from edgelm.runtime.engines.session import (
     Logits,
     TextRuns,
     Tokens,
+    never,
 )
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
 from edgelm.runtime.engines.window_state import JointState
 from edgelm.runtime.heap import give_back
-from edgelm.runtime.huge_pages import in_huge_pages
 
-onnxruntime = LazyOnnxRuntime(
-    "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"
-)
-
-_CPU = "CPUExecutionProvider"
-# Long enough to bridge the sampling between two tokens, short enough to leave an idle device cool.
-_SPIN_MICROSECONDS = "2000"
 # Tokens from which a run may take seconds on a small device; below, a thread is not worth starting.
 _LONG_RUN = 16
 # Tokens up to which a run with the logits of all of them is bound once: see runtime/speculation.
@@ -79,6 +71,7 @@ class OrtEngine:
         prefill_chunk: tokens that one run takes.
         threads: threads for matrix products; None means the physical cores.
         sibling_of: another engine of this bundle, whose loaded graph it uses; None: load it.
+        loaded: sessions of the graph's parts, where they are loaded already.
 
     Raises:
         MissingPackage: onnxruntime is not installed.
@@ -97,6 +90,7 @@ class OrtEngine:
         prefill_chunk: int,
         threads: int | None = None,
         sibling_of: "OrtEngine | None" = None,
+        loaded: Sequence[Any] = (),
     ) -> None:
         check_capacity(graph.cache, capacity)
         self.capacity = capacity
@@ -111,7 +105,9 @@ class OrtEngine:
             else CachePool(graph.cache, graph.cache.capacity or self._rows)
         )
         self._sessions: list[Any] = (
-            _load(folder, graph, threads) if sibling_of is None else sibling_of._sessions
+            sibling_of._sessions
+            if sibling_of is not None
+            else [*loaded] or load_graph(folder, graph, threads)
         )
         self._place = self._pool.join()
         self._memory, self._cache = self._pool.memory, self._pool.view(self._place)
@@ -133,6 +129,10 @@ class OrtEngine:
         self._adapter: LoadedAdapter | None = None
         self._state = _host_state(graph)
         self.recurrent = _state_of(graph, self._pool, self._place, self._state)
+        self.is_head = HIDDEN in graph.inputs
+        gives = gives_hidden(graph) and not self.is_head
+        # Of the last tokens, for a draft head; None of a graph that is not of a model with one.
+        self.hidden = HiddenRows(hidden_size(graph)) if gives else None
         # Logits of the bound steps, which share them.
         self._rows_out: Logits = np.zeros((1, self.vocab_size), dtype=np.float32)
         # Decoding binds these once per size: a step changes five numbers in place.
@@ -142,32 +142,54 @@ class OrtEngine:
     def cache_bytes(self) -> int:
         """Memory that the key-value cache takes."""
         rows: int = sum(array.nbytes for pair in self._cache for array in pair)
-        return rows + (self._state.nbytes if self._state else 0)
+        hidden = self.hidden.nbytes if self.hidden else 0
+        return rows + hidden + (self._state.nbytes if self._state else 0)
 
     def run(
         self, tokens: Tokens, past: int, *, logits: int, cancelled: Callable[[], bool]
     ) -> Logits:
         """Append tokens [T] behind `past` others; return logits [logits, vocab_size]."""
         with self._pool.lock:
-            return self._run(tokens, past, logits, cancelled)
+            return self._run(tokens, past, logits, cancelled)[0]
 
-    def _run(self, tokens: Tokens, past: int, logits: int, cancelled: Callable[[], bool]) -> Logits:
+    def run_head(self, tokens: Tokens, past: int, hidden: Logits) -> tuple[Logits, Logits]:
+        """Append tokens [T] of a draft head behind `past` others.
+
+        `hidden` [T, hidden_size] is what its model has in front of each. Returns the logits
+        [1, vocab_size] and the hidden state [1, hidden_size] behind the last one, valid until the
+        next run.
+        """
+        with self._pool.lock:
+            logits, states = self._run(tokens, past, 1, never, hidden)
+            assert states is not None
+            return logits, states[0]
+
+    def _run(
+        self,
+        tokens: Tokens,
+        past: int,
+        logits: int,
+        cancelled: Callable[[], bool],
+        given: Logits | None = None,
+    ) -> tuple[Logits, Logits | None]:
+        """Logits [logits, vocab_size], and hidden states [1, rows, hidden_size] of the graph."""
         self._reserve(past + len(tokens))
         if len(tokens) == 1 or logits == len(tokens) <= _MAX_BOUND:
-            return self._run_step(tokens, past)[:logits]
+            step = self._run_step(tokens, past, given)
+            return step.logits[:logits], step.hidden
         inputs = step_inputs(tokens, past, logits)
+        if given is not None:
+            inputs[HIDDEN] = np.ascontiguousarray(given[None])
         rows: Logits = np.empty((1, max(1, logits), self.vocab_size), dtype=np.float32)
-        new = self._new_rows(len(tokens))
-        bindings = self._bind(inputs, rows, new)
+        new, hidden = self._new_rows(len(tokens)), self._new_hidden(len(tokens), rows.shape[1])
+        bindings = self._bind(inputs, rows, new, hidden)
         if len(tokens) < _LONG_RUN:
             run_bound(self._sessions, bindings)
         else:
             self._execute_interruptible(bindings, cancelled)
-        self._append(new, past, len(tokens))
-        if self._state:
-            self._state.advance()
+        self._append(new, hidden, past, len(tokens))
         first: Logits = rows[0, :logits]
-        return first
+        return first, hidden
 
     def use_adapter(self, adapter: LoadedAdapter | None) -> None:
         """Bind an adapter to the next runs, or none. The cache's rows are then of another model."""
@@ -190,6 +212,19 @@ class OrtEngine:
             sibling_of=self,
         )
 
+    def draft_head(
+        self, folder: Path, graph: GraphContract, *, capacity: int, threads: int | None = None
+    ) -> "OrtEngine":
+        """The draft head in a folder, over this engine's embedding and output matrix."""
+        [own], sessions = load_graph(folder, graph, threads), self._sessions
+        return OrtEngine(
+            folder,
+            head_graph(self._graph, graph),
+            capacity=capacity,
+            prefill_chunk=self.chunk,
+            loaded=[sessions[0], own, sessions[-1]],
+        )
+
     def read_rows(self, count: int) -> CacheRows:
         """The first `count` rows of the layers that hold all tokens: views of them."""
         with self._pool.lock:
@@ -199,6 +234,8 @@ class OrtEngine:
     def write_rows(self, rows: CacheRows) -> None:
         """Write rows that `read_rows` gave over the first ones of the cache."""
         with self._pool.lock:
+            if self.hidden:
+                self.hidden.clear()
             self._reserve(max((given.shape[2] for given in rows), default=0))
             for array, given in zip(self._growing(), rows, strict=True):
                 array[:, :, : given.shape[2]] = given
@@ -241,7 +278,7 @@ class OrtEngine:
             self._steps = {1: self._bind_step(1)}
             self._memory = memory
 
-    def _run_step(self, tokens: Tokens, past: int) -> Logits:
+    def _run_step(self, tokens: Tokens, past: int, given: Logits | None) -> "_Step":
         """Run one token, or a few with the logits of each, by a binding that was made before."""
         count = len(tokens)
         step = self._steps.get(count)
@@ -254,16 +291,19 @@ class OrtEngine:
             update_step(step.inputs, int(tokens[0]), past)
         else:
             update_steps(step.inputs, tokens, past)
+        if given is not None:
+            step.inputs[HIDDEN][0] = given
         run_bound(self._sessions, step.bindings)
-        self._append(step.new, past, count)
-        if self._state:
-            self._state.advance()
-        return step.logits
+        self._append(step.new, step.hidden, past, count)
+        return step
 
     def _bind_step(self, count: int) -> "_Step":
         inputs = step_inputs(np.zeros(count, dtype=np.int64), 0, count)
+        if self.is_head:
+            inputs[HIDDEN] = np.zeros((1, count, hidden_size(self._graph)), dtype=np.float32)
         logits, new = self._rows_out[:count], self._new_rows(count)
-        return _Step(inputs, logits, new, self._bind(inputs, logits[None], new))
+        hidden = self._new_hidden(count, count)
+        return _Step(inputs, logits, new, hidden, self._bind(inputs, logits[None], new, hidden))
 
     def _execute_interruptible(self, bindings: Bindings, cancelled: Callable[[], bool]) -> None:
         options = onnxruntime.RunOptions()
@@ -275,13 +315,17 @@ class OrtEngine:
         if run_interruptible(run, stop, cancelled):
             raise Cancelled
 
-    def _bind(self, inputs: StepInputs, logits: Logits, new: CacheArrays) -> Bindings:
+    def _bind(
+        self, inputs: StepInputs, logits: Logits, new: CacheArrays, hidden: Logits | None
+    ) -> Bindings:
         """Bind the addresses of inputs, logits [1, P, vocab_size], the cache and its new rows."""
         graph = self._graph
         arrays = input_arrays(graph, inputs)
         if "cache_positions" in graph.inputs:
             arrays[graph.inputs["cache_positions"].name] = np.arange(self._rows, dtype=np.int64)
         arrays[output(graph).name] = logits
+        if hidden is not None:
+            arrays[graph.outputs[HIDDEN].name] = hidden
         arrays |= cache_arrays(graph, self._cache, new)
         if self._state:
             pairs = zip(self._state.past, self._state.present, strict=True)
@@ -298,7 +342,19 @@ class OrtEngine:
             return self._cache
         return self._pool.allocate(1, count)
 
-    def _append(self, new: CacheArrays, past: int, count: int) -> None:
+    def _new_hidden(self, count: int, rows: int) -> Logits | None:
+        """Where the graph writes hidden states: of `count` tokens, or a head's, of `rows`."""
+        if not gives_hidden(self._graph):
+            return None
+        size = rows if self.is_head else count
+        return np.empty((1, size, hidden_size(self._graph)), dtype=np.float32)
+
+    def _append(self, new: CacheArrays, hidden: Logits | None, past: int, count: int) -> None:
+        """Take over what a run wrote beside the memory that is bound to it."""
+        if self._state:
+            self._state.advance()
+        if self.hidden and hidden is not None:
+            self.hidden.put(past, hidden[0])
         if new is self._cache:
             return
         rows = slice(past, past + count)
@@ -336,45 +392,5 @@ class _Step(NamedTuple):
     inputs: StepInputs
     logits: Logits
     new: CacheArrays
+    hidden: Logits | None
     bindings: Bindings
-
-
-def _load(folder: Path, graph: GraphContract, threads: int | None) -> list[Any]:
-    check_version(onnxruntime.__version__, graph)
-    with in_huge_pages():
-        return [_load_part(folder, graph, part, threads) for part in graph.parts]
-
-
-def _load_part(folder: Path, graph: GraphContract, part: GraphSegment, threads: int | None) -> Any:
-    path = folder / part.file
-    session = _load_file(path, threads, fused=graph.dialect == "ort")
-    check_ort_graph(session, graph, part, path)
-    return session
-
-
-def _load_file(path: Path, threads: int | None, *, fused: bool) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 3
-    level = onnxruntime.GraphOptimizationLevel
-    if fused:
-        # Only constant folding is left to do, and searching for more takes a tenth of the load.
-        options.graph_optimization_level = level.ORT_ENABLE_BASIC
-        # In the order of the file. By default nodes that only write a state come last, and what
-        # they read is held until then.
-        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    else:
-        # Fused, a step takes a sixth of the time: without it every run dequantizes all weights.
-        # Products stay in fp32, as the graph says; level 4 would round their inputs to int8.
-        options.graph_optimization_level = level.ORT_ENABLE_ALL
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[_CPU])
-    except Exception as error:
-        raise BadBundle(f"ONNX Runtime cannot load {path}: {reason(error)}") from None
-    if session.get_providers() != [_CPU]:
-        raise BadBundle(f"{path} was placed on {session.get_providers()}, expected {[_CPU]}")
-    return session

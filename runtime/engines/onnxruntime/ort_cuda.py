@@ -22,7 +22,7 @@ from edgelm.runtime.engines.onnxruntime.cuda.bound_step import BoundStep
 from edgelm.runtime.engines.onnxruntime.cuda.gpu_neighbors import GpuNeighbors
 from edgelm.runtime.engines.onnxruntime.cuda.gpu_pool import GpuPool, GpuTensor, GpuTensors, flat
 from edgelm.runtime.engines.onnxruntime.cuda.gpu_texts import GpuTexts
-from edgelm.runtime.engines.onnxruntime.host_texts import runs_texts
+from edgelm.runtime.engines.onnxruntime.host.host_texts import runs_texts
 from edgelm.runtime.engines.onnxruntime.place_pool import CacheMemory
 from edgelm.runtime.engines.onnxruntime.run_times import RunTimes
 from edgelm.runtime.engines.session import (

@@ -164,7 +164,9 @@ def test_heads_for_later_tokens_are_left_out(multimodal: Any, tmp_path: Path) ->
     tensors = load_file(folder / "model.safetensors") | {"mtp.fc.weight": torch.ones(2, 2)}
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
-    assert set(open_checkpoint(tmp_path).left_out) == TOWERS[kind] | {"mtp"}
+    checkpoint = open_checkpoint(tmp_path)
+    assert set(checkpoint.left_out) == TOWERS[kind] | {"mtp"}
+    assert checkpoint.draft_head.keys() == {"fc.weight"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from edgelm.errors import BadInput
 from edgelm.export.pipeline import export_model
 from edgelm.runtime.embedding.pooling import batch_vectors
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts, runs_texts
+from edgelm.runtime.engines.onnxruntime.host.host_texts import HostTexts, runs_texts
 from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
 from edgelm.runtime.engines.session import Cancelled, Logits, Tokens
 from tests.checkpoints.sentence_folders import save_sentence_model

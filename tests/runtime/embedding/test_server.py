@@ -14,7 +14,7 @@ import pytest
 
 import edgelm
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.engines.onnxruntime.host_texts import HostTexts
+from edgelm.runtime.engines.onnxruntime.host.host_texts import HostTexts
 from edgelm.runtime.engines.session import Logits, Tokens
 from edgelm.runtime.server.settings import ServerSettings
 from tests.runtime.server.running import running

@@ -1,0 +1,1 @@
+"""What the engine of ONNX Runtime's CPU provider consists of."""
