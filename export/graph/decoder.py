@@ -78,7 +78,7 @@ class Dialect(Protocol):
         `qk_norm` has two equal weights then. Values are normed if the spec says so.
         """
 
-    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+    def split_gate(self, qkv: Value, layer: LayerSpec) -> tuple[Value, Value]:
         """What attention takes, and the gate of its output: [1, T, 2 q + 2 kv]."""
 
     def scale_by_gate(self, x: Value, gate: Value) -> Value:
@@ -339,7 +339,7 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
         norms = query, key
     if not decoder.spec.attention_gate:
         return decoder.dialect.attention(qkv, index, layer, norms)
-    qkv, gate = decoder.dialect.split_gate(qkv)
+    qkv, gate = decoder.dialect.split_gate(qkv, layer)
     return decoder.dialect.scale_by_gate(decoder.dialect.attention(qkv, index, layer, norms), gate)
 
 
