@@ -51,6 +51,7 @@ def cut(model: Model, own: list[dict[str, Any]] | None = None) -> Model:
     for one, attending in zip(layers, attends, strict=True):
         if not attending:
             one.pop("attention", None)
+            one.pop("num_key_value_heads", None)
     setattr(config, FIELD, layers)
     spec = DecoderSpec.from_hf(config.to_dict())
     weights = model.state_dict()
