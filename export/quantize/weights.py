@@ -183,7 +183,7 @@ class Weights:
         if self.kv_scaling and name.endswith(("q_norm", "k_norm")):
             factors = self.layer_kv_scaling(name).key
             if name.endswith("q_norm"):
-                factors = 1 / self._per_query_head(factors)
+                factors = 1 / self._per_query_head(name, factors)
             weight = weight * (factors.flatten() if spec.qk_norm == "full" else factors[0])
         if self.smoothing and (divisor := self.smoothing.norm(name)) is not None:
             weight = weight / divisor
