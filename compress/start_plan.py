@@ -147,7 +147,9 @@ class _Stages:
         teacher = self.teacher
         found = puzzle_alternatives(self.recipe, teacher)
         mlp = (teacher.mlp_inputs + 1) * teacher.hidden_size
-        trained = mlp * sum(one.size for one in found)
+        heads = 2 * (teacher.q_size // teacher.num_key_value_heads + teacher.head_dim)
+        of_half = {"mlp": mlp, "attention": heads * teacher.hidden_size}  # for each neuron, or head
+        trained = sum(of_half[one.half] * one.size for one in found)
         forward = self._forward(teacher)
         yield StagePlan(
             "puzzle-library",

@@ -205,7 +205,7 @@ def _slice(
         tensor = _with_merged_heads(tensor, indices.merged[position], spec.head_dim)
     for dimension, axis in enumerate(tensor_axes(spec, name)):
         if axis:
-            index = _axis_index(spec, axis, indices, position).to(tensor.device)
+            index = axis_index(spec, axis, indices, position).to(tensor.device)
             group = _refitted_group(spec, name) if moments is not None and dimension == 1 else None
             if moments is not None and group is not None:
                 tensor = refitted(tensor, moments[group], index)
@@ -240,10 +240,17 @@ def _with_merged_heads(
     return rows
 
 
-def _axis_index(
+def axis_index(
     spec: DecoderSpec, axis: tuple[str, ...], indices: PruneIndices, position: int
 ) -> torch.Tensor:
-    """Indices along a dimension on which the parts of an axis are stacked."""
+    """Indices along a dimension on which the parts of an axis are stacked.
+
+    Args:
+        spec: the teacher.
+        axis: of the dimension (`tensor_axes`).
+        indices: what is kept.
+        position: of the layer, among the kept ones.
+    """
     parts = {
         HIDDEN: (indices.channels, 1, spec.hidden_size),
         FFN: (indices.neurons[position], 1, spec.intermediate_size),

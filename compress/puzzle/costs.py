@@ -122,5 +122,13 @@ def smallest_student(
 ) -> list[Alternative]:
     """The smallest alternative of every half; the last layer that attends keeps its attention."""
     smallest = {(one.layer, one.half): one for one in sorted(all_alternatives, reverse=True)}
-    smallest.pop((spec.attention_layers[-1], "attention"), None)
+    last = spec.attention_layers[-1], "attention"
+    if last in smallest:
+        del smallest[last]
+        fewest = min((one for one in all_alternatives if _keeps(one, *last)), default=None)
+        smallest |= {} if fewest is None else {last: fewest}
     return sorted(smallest.values())
+
+
+def _keeps(one: Alternative, layer: int, half: str) -> bool:
+    return one.is_trained and (one.layer, one.half) == (layer, half)
