@@ -183,12 +183,11 @@ def puzzle_alternatives(recipe: Recipe, spec: DecoderSpec) -> list[Alternative]:
         BadInput: the engine cannot run layers with fewer heads than others, or another refusal.
     """
     assert recipe.puzzle is not None
-    kernels = recipe.target.kernels
-    found = alternatives(spec, recipe.puzzle, kernels.width_multiple)
+    found = alternatives(spec, recipe.puzzle, recipe.target.kernels.width_multiple)
     uneven = next((one for one in found if one.half == "attention" and one.size), None)
     if uneven is not None:
         try:
-            check_shape(with_alternatives(spec, [uneven]), kernels.engine)
+            check_shape(with_alternatives(spec, [uneven]), recipe.target.engine_name)
         except BadInput as error:
             raise BadInput(f"[puzzle] kv_heads: {error}; remove kv_heads") from None
     return found
