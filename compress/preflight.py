@@ -9,6 +9,8 @@ from edgelm.compress.needed_inputs import check_inputs
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.puzzle.alternatives import Alternative, alternatives, with_alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
+from edgelm.compress.puzzle.measured import MeasuredTimes, check_measurable
+from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
@@ -53,7 +55,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         spaced_layers(spec, recipe.draft.num_hidden_layers)
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
-        puzzle_costs(recipe, trimmed).check_possible(puzzle_alternatives(recipe, spec))
+        _check_puzzle(recipe, recipe.puzzle, spec, trimmed)
     _check_student(recipe, spec)
 
 
@@ -171,9 +173,21 @@ def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
     return shape
 
 
-def puzzle_costs(recipe: Recipe, spec: DecoderSpec) -> PuzzleCosts:
-    """The planner's costs of students whose layers differ."""
-    return PuzzleCosts(spec, load_profile(recipe.target.name), recipe.target.budget)
+def _check_puzzle(
+    recipe: Recipe, settings: PuzzleSettings, spec: DecoderSpec, trimmed: DecoderSpec
+) -> None:
+    found, costs = puzzle_alternatives(recipe, spec), puzzle_costs(recipe, trimmed)
+    if settings.costs == "measured":
+        check_measurable(spec, costs.profile, costs.request)
+        costs = costs.untimed()  # times are not known yet
+    costs.check_possible(found)
+
+
+def puzzle_costs(
+    recipe: Recipe, spec: DecoderSpec, measured: MeasuredTimes | None = None
+) -> PuzzleCosts:
+    """Costs of students whose layers differ: the planner's, unless times were measured."""
+    return PuzzleCosts(spec, load_profile(recipe.target.name), recipe.target.budget, measured)
 
 
 def puzzle_alternatives(recipe: Recipe, spec: DecoderSpec) -> list[Alternative]:

@@ -1,5 +1,7 @@
 """The settings of a search for students whose layers differ."""
 
+from typing import Literal
+
 import msgspec
 
 from edgelm.compress.ranges import Count, Part, Positive
@@ -17,6 +19,9 @@ class PuzzleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     leave_out_attention: whether layers may lose their attention
     kv_heads: numbers of key heads of the alternatives of attention, each with its query heads; not
         with ONNX Runtime on CUDA, whose caches have one shape
+    costs: of alternatives: what the planner predicts for the target, or times measured on this
+        machine's ONNX Runtime (for target cpu in fp32, int8 or int4), which are kept with the run;
+        leave the machine idle meanwhile
     tokens: tokens of local distillation, in one pass for all alternatives
     batch_size: rows per step
     micro_batch: rows per forward pass
@@ -29,6 +34,7 @@ class PuzzleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     mlp_ratios: tuple[Part, ...] = (0.75, 0.5, 0.25, 0.0)
     leave_out_attention: bool = True
     kv_heads: tuple[Count, ...] = ()
+    costs: Literal["planner", "measured"] = "planner"
     tokens: Count = 200_000
     batch_size: Count = 8
     micro_batch: Count = 4

@@ -18,6 +18,8 @@ from edgelm.errors import DoesNotFit
 from edgelm.quantize.precision import KV_BYTES, KvType
 
 _STACK_BYTES = 128_000_000  # beyond the caches of processors of edge devices
+TIMED_BYTES = 3_000_000_000
+"""About the memory that a few kinds take, for estimates."""
 _MOST_COPIES = 64
 _COPIES_IN_MEMORY = 3  # the graph while it is read, its weights, and their packed copy
 _ROUNDS = 5

@@ -12,6 +12,7 @@ from edgelm.checkpoint.student import StudentRecord, read_student_record
 from edgelm.compress.model import load_model
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.preflight import preflight
+from edgelm.devices.calibration import halves
 from edgelm.errors import BadInput, DoesNotFit
 from tests.compress.recipes import DISTILL, EVALUATE, QAD, recipe_of, stage
 from tests.forks import run_forked
@@ -87,6 +88,33 @@ def test_fewer_heads_alone(bench: Path, tmp_path: Path) -> None:
     with torch.inference_mode():
         ours = load_model(tmp_path / "student")(tokens).logits
         torch.testing.assert_close(plain(tokens).logits, ours, rtol=0, atol=1e-5)
+
+
+def test_measured_costs_stay_with_the_run(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timed once: a resumed run, and one with another budget, choose by the same times."""
+    monkeypatch.setattr(halves, "_ENOUGH_S", 0.0)
+    monkeypatch.setattr(halves, "_MOST_COPIES", 4)
+    puzzle = f'{PUZZLE}costs = "measured"\n'.replace(
+        "[target]\n", '[target]\nprecision = "int8"\nprompt = 32\nmin_tokens_per_second = 1.0\n'
+    )
+    record = compress_model(recipe_of(bench, puzzle.format(share=0.6)), tmp_path / "student")
+    costs = stage(record, "puzzle-costs").figures
+    kinds = {"attention 4/2 of 16", "attention 2/1 of 16", "MLP 96", "MLP 48", "head 320"}
+    assert set(costs["milliseconds"]) == kinds
+    milliseconds = [one["decode"] for one in costs["milliseconds"].values()]
+    rate = stage(record, "puzzle").figures["tokens_per_second"]
+    assert 1e3 / rate > min(milliseconds)
+    lines: list[str] = []
+    run = tmp_path / "student.run"
+    again = recipe_of(bench, puzzle.format(share=0.5))
+    other = compress_model(again, tmp_path / "other", run=run, report=lines.append)
+    assert "puzzle-costs: unchanged, skipped" in lines
+    assert stage(other, "puzzle-costs").figures == costs
+    impossible = puzzle.replace("second = 1.0", "second = 1e9").format(share=0.6)
+    with pytest.raises(DoesNotFit, match="tokens/s measured, 1000000000"):
+        compress_model(recipe_of(bench, impossible), tmp_path / "none", run=run)
 
 
 def test_another_budget_chooses_again_and_trains_no_alternative_again(
