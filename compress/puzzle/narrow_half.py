@@ -58,8 +58,8 @@ def narrow_half(
                 weight = weight.index_select(1, index)
             else:
                 weight = refitted(weight, moments, index)
-        index = torch.arange(len(weight)) if rows == (HIDDEN,) else None
-        index = axis_index(spec, rows, indices, 0) if index is None else index
+        every = torch.arange(len(weight))
+        index = every if rows == (HIDDEN,) else axis_index(spec, rows, indices, 0)
         index = index.to(weight.device)
         narrow = nn.Linear(weight.shape[1], len(index), bias=linear.bias is not None)
         narrow.weight = nn.Parameter(weight.index_select(0, index))
