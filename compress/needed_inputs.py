@@ -113,9 +113,12 @@ def _check_examples(align: Align) -> None:
 def _check_packages(recipe: Recipe) -> None:
     tasks = recipe.evaluate.tasks if recipe.evaluate else ()
     named = (*tasks, recipe.importance.layer_task)
+    times = recipe.puzzle is not None and recipe.puzzle.costs == "measured"
     needed = {
         "trl": ("[align]", "edgelm[align]", recipe.align is not None),
         "scipy": ("[puzzle]", "edgelm[compress]", recipe.puzzle is not None),
+        "onnx": ('[puzzle] costs = "measured"', "edgelm[export]", times),
+        "onnxruntime": ('[puzzle] costs = "measured"', "edgelm[cpu]", times),
         "lm_eval": (
             "a task of lm-evaluation-harness",
             "edgelm[evaluation]",

@@ -7,11 +7,14 @@ from edgelm.compress.distillation.loss.layer_map import check_map
 from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.needed_inputs import check_inputs
 from edgelm.compress.pruning.shape import Shape, check_has_block
-from edgelm.compress.puzzle.alternatives import Alternative, alternatives
+from edgelm.compress.puzzle.alternatives import Alternative, alternatives, with_alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
+from edgelm.compress.puzzle.measured import MeasuredTimes, check_measurable
+from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
+from edgelm.devices.kernels import check_shape
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
@@ -54,7 +57,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         spaced_layers(spec, recipe.draft.num_hidden_layers)
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
-        puzzle_costs(recipe, trimmed).check_possible(puzzle_alternatives(recipe, spec))
+        _check_puzzle(recipe, recipe.puzzle, spec, trimmed)
     _check_student(recipe, spec)
 
 
@@ -168,15 +171,38 @@ def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
     return shape
 
 
-def puzzle_costs(recipe: Recipe, spec: DecoderSpec) -> PuzzleCosts:
-    """The planner's costs of students whose layers differ."""
-    return PuzzleCosts(spec, load_profile(recipe.target.name), recipe.target.budget)
+def _check_puzzle(
+    recipe: Recipe, settings: PuzzleSettings, spec: DecoderSpec, trimmed: DecoderSpec
+) -> None:
+    found, costs = puzzle_alternatives(recipe, spec), puzzle_costs(recipe, trimmed)
+    if settings.costs == "measured":
+        check_measurable(spec, costs.profile, costs.request)
+        costs = costs.untimed()  # times are not known yet
+    costs.check_possible(found)
+
+
+def puzzle_costs(
+    recipe: Recipe, spec: DecoderSpec, measured: MeasuredTimes | None = None
+) -> PuzzleCosts:
+    """Costs of students whose layers differ: the planner's, unless times were measured."""
+    return PuzzleCosts(spec, load_profile(recipe.target.name), recipe.target.budget, measured)
 
 
 def puzzle_alternatives(recipe: Recipe, spec: DecoderSpec) -> list[Alternative]:
-    """The alternatives of the recipe's [puzzle] table that the target's engine has kernels for."""
+    """The alternatives of the recipe's [puzzle] table that the target's engine has kernels for.
+
+    Raises:
+        BadInput: the engine cannot run layers with fewer heads than others, or another refusal.
+    """
     assert recipe.puzzle is not None
-    return alternatives(spec, recipe.puzzle, recipe.target.kernels.width_multiple)
+    found = alternatives(spec, recipe.puzzle, recipe.target.kernels.width_multiple)
+    uneven = next((one for one in found if one.half == "attention" and one.size), None)
+    if uneven is not None:
+        try:
+            check_shape(with_alternatives(spec, [uneven]), recipe.target.engine_name)
+        except BadInput as error:
+            raise BadInput(f"[puzzle] kv_heads: {error}; remove kv_heads") from None
+    return found
 
 
 def _costs(recipe: Recipe, spec: DecoderSpec) -> CostModel:

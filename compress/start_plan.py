@@ -27,6 +27,7 @@ from edgelm.compress.recipe import Recipe
 from edgelm.compress.recipe.tables import REPORTED_ROWS, Synthesize
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
+from edgelm.devices.calibration.halves import TIMED_BYTES
 from edgelm.devices.profile import load_profile
 from edgelm.spec.decoder import DecoderSpec
 
@@ -147,8 +148,12 @@ class _Stages:
         teacher = self.teacher
         found = puzzle_alternatives(self.recipe, teacher)
         mlp = (teacher.mlp_inputs + 1) * teacher.hidden_size
-        trained = mlp * sum(one.size for one in found)
+        heads = 2 * (teacher.q_size // teacher.num_key_value_heads + teacher.head_dim)
+        of_half = {"mlp": mlp, "attention": heads * teacher.hidden_size}  # for each neuron, or head
+        trained = sum(of_half[one.half] * one.size for one in found)
         forward = self._forward(teacher)
+        if settings.costs == "measured":
+            yield StagePlan("puzzle-costs", 0, 0, TIMED_BYTES, alone=True)
         yield StagePlan(
             "puzzle-library",
             settings.tokens,

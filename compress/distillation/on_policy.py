@@ -54,7 +54,7 @@ def continued(
         cache, head = DynamicCache(config=student.config), Head.from_model(student)
         written = [tokens[:, :given]]
         for position in range(length - given):
-            states = student.model(
+            states = student.base_model(
                 input_ids=written[-1], past_key_values=cache, use_cache=True
             ).last_hidden_state
             logits = head.logits(states[:, -1].to(head.weight.dtype)).float()

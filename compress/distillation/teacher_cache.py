@@ -136,7 +136,7 @@ def _predict(
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + start)
     ids, values = [], []
     with torch.inference_mode():
-        hidden = teacher.model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
+        hidden = teacher.base_model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
         for part in hidden[:, :-1].flatten(0, 1).split(_CHUNK):
             probabilities = head.logits(part).softmax(-1)
             if settings.kind == "top-k":

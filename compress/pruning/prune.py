@@ -230,7 +230,7 @@ def _slice(
         tensor = _with_merged_heads(tensor, indices.merged[position], head_dim)
     for dimension, axis in enumerate(tensor_axes(spec, name)):
         if axis:
-            index = _axis_index(spec, axis, indices, position, layer or 0).to(tensor.device)
+            index = axis_index(spec, axis, indices, position, layer or 0).to(tensor.device)
             group = _refitted_group(spec, name) if moments is not None and dimension == 1 else None
             if moments is not None and group is not None:
                 tensor = refitted(tensor, moments[group], index)
@@ -265,14 +265,14 @@ def _with_merged_heads(
     return rows
 
 
-def _axis_index(
+def axis_index(
     spec: DecoderSpec, axis: tuple[str, ...], indices: PruneIndices, position: int, layer: int
 ) -> torch.Tensor:
     """Indices along a dimension on which the parts of an axis are stacked.
 
     Args:
         spec: the teacher.
-        axis: of the dimension.
+        axis: of the dimension (`tensor_axes`).
         indices: what is kept.
         position: of the layer in the student.
         layer: the same in the teacher.

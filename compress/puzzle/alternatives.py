@@ -9,6 +9,7 @@ from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.layers.mixers import NoMixer
+from edgelm.spec.own_sizes import why_all_heads, with_key_heads
 
 Half = Literal["attention", "mlp"]
 
@@ -16,7 +17,7 @@ Half = Literal["attention", "mlp"]
 class Alternative(msgspec.Struct, frozen=True, order=True):
     """A smaller half of one layer.
 
-    size: of an MLP its intermediate size, 0 for none; of attention always 0.
+    size: of an MLP its intermediate size, of attention its key heads; 0 for none.
     """
 
     layer: int
@@ -27,6 +28,11 @@ class Alternative(msgspec.Struct, frozen=True, order=True):
     def name(self) -> str:
         """E.g. `3.mlp.512`."""
         return f"{self.layer}.{self.half}.{self.size}"
+
+    @property
+    def leaves_out_attention(self) -> bool:
+        """Whether the layer does not attend."""
+        return self.half == "attention" and not self.size
 
     @property
     def is_trained(self) -> bool:
@@ -53,10 +59,14 @@ def alternatives(spec: DecoderSpec, settings: PuzzleSettings, multiple: int) -> 
         BadInput: the teacher is not one that Puzzle can be played with.
     """
     _check_teacher(spec)
+    _check_heads(spec, settings)
     full = spec.intermediate_size
     sizes = {int(full * ratio) // multiple * multiple for ratio in settings.mlp_ratios}
     found = []
     for index, layer in enumerate(spec.layers):
+        if layer.attends:
+            heads = sorted(settings.kv_heads, reverse=True)
+            found += [Alternative(index, "attention", size) for size in heads]
         if settings.leave_out_attention and layer.attends:
             found.append(Alternative(index, "attention"))
         found += [Alternative(index, "mlp", size) for size in sorted(sizes - {full}, reverse=True)]
@@ -66,12 +76,16 @@ def alternatives(spec: DecoderSpec, settings: PuzzleSettings, multiple: int) -> 
 def with_alternatives(spec: DecoderSpec, chosen: Sequence[Alternative]) -> DecoderSpec:
     """The decoder with some halves of its layers replaced, as it is stored.
 
-    Its `intermediate_size` is the largest of all layers, to which others are padded.
+    Its `intermediate_size` is the largest of all layers, to which others are padded. Heads are
+    padded to the teacher's.
     """
     layers = list(spec.layers)
     for one in chosen:
         layer = layers[one.layer]
-        if one.half == "attention":
+        if one.half == "attention" and one.size:
+            heads = spec.heads(spec.layers[one.layer])
+            layers[one.layer] = with_key_heads(layer, one.size, heads)
+        elif one.half == "attention":
             own = layer.intermediate_size
             layers[one.layer] = LayerSpec(None, mixer=NoMixer(), intermediate_size=own)
         else:
@@ -114,3 +128,17 @@ def _why_not_replaced(spec: DecoderSpec) -> str | None:
     if spec.has_layer_heads or spec.per_layer_inputs is not None:
         return "its layers have heads or inputs of their own"
     return None
+
+
+def _check_heads(spec: DecoderSpec, settings: PuzzleSettings) -> None:
+    most = spec.num_key_value_heads
+    if wrong := [size for size in settings.kv_heads if size >= most]:
+        expected = f"1 to {most - 1}" if most > 1 else "none"
+        raise BadInput(
+            f"[puzzle] kv_heads: {wrong[0]} is not fewer than the teacher's {most} key heads; "
+            f"expected {expected}"
+        )
+    if settings.kv_heads and (reason := why_all_heads(spec.qk_norm)) is not None:
+        raise BadInput(
+            f"[puzzle] kv_heads cannot be used with {spec.family}: {reason}; remove kv_heads"
+        )

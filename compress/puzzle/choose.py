@@ -68,7 +68,7 @@ def solve(
     of_half = np.zeros((len(halves), count))
     for index, one in enumerate(all_alternatives):
         of_half[halves.index((one.layer, one.half)), index] = 1
-    attention = np.array([[float(one.half == "attention") for one in all_alternatives]])
+    attention = np.array([[float(one.leaves_out_attention) for one in all_alternatives]])
     constraints = [
         LinearConstraint(of_half, ub=1),
         LinearConstraint(attention, ub=len(spec.attention_layers) - 1),

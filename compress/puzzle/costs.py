@@ -1,4 +1,4 @@
-"""What alternatives save on a device, as the planner predicts it."""
+"""What alternatives save on a device, as the planner predicts it or as it was measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import msgspec
 
 from edgelm.compress.puzzle.alternatives import Alternative, with_alternatives
+from edgelm.compress.puzzle.measured import MeasuredTimes
 from edgelm.compress.search.settings import Budget
 from edgelm.devices.planner.plan import predict
 from edgelm.devices.profile import Profile
 from edgelm.errors import DoesNotFit
-from edgelm.planning import Plan
+from edgelm.planning import Estimate, Plan
 from edgelm.spec.decoder import DecoderSpec
 
 
@@ -35,16 +36,46 @@ class Limit:
 
 
 class PuzzleCosts:
-    """The planner's predictions for students of one teacher on one device."""
+    """Predictions for students of one teacher on one device; times may be measured ones."""
 
-    def __init__(self, spec: DecoderSpec, profile: Profile, budget: Budget) -> None:
-        self.spec, self.profile, self.budget = spec, profile, budget
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        profile: Profile,
+        budget: Budget,
+        measured: MeasuredTimes | None = None,
+    ) -> None:
+        self.spec, self.profile, self.budget, self.measured = spec, profile, budget, measured
         context = budget.request.context or min(4096, spec.max_position_embeddings)
         self.request = msgspec.structs.replace(budget.request, context=context)
 
     def plan(self, chosen: Sequence[Alternative]) -> Plan:
         """The plan of the student with these alternatives."""
-        return predict(self._student(chosen), self.profile, self.request)
+        student = self._student(chosen)
+        if self.measured is None:
+            return predict(student, self.profile, self.request)
+        rate = self.request.min_tokens_per_second
+        untimed = msgspec.structs.replace(self.request, min_tokens_per_second=None)
+        planned, times = predict(student, self.profile, untimed), self.measured.of(student)
+        decode, first = (Estimate(one, one, one) for one in (times.decode, times.prompt))
+        found = decode.per_second().value
+        slow = rate is not None and found < rate
+        lacks = (f"speed: {found:.1f} tokens/s measured, {rate:.1f} required",) if slow else ()
+        return msgspec.structs.replace(
+            planned,
+            decode_ms=decode,
+            prefill_ms=first,
+            fast_enough=not slow,
+            required_tokens_per_second=rate,
+            missing=(*planned.missing, *lacks),
+            basis=f"layers timed on {self.measured.machine}",
+        )
+
+    def untimed(self) -> "PuzzleCosts":
+        """The same without limits of time."""
+        request = msgspec.structs.replace(self.budget.request, min_tokens_per_second=None)
+        budget = msgspec.structs.replace(self.budget, first_token_ms=None, request=request)
+        return PuzzleCosts(self.spec, self.profile, budget, self.measured)
 
     def missing(self, chosen: Sequence[Alternative]) -> list[str]:
         """The limits that a student exceeds, as text."""
@@ -122,5 +153,13 @@ def smallest_student(
 ) -> list[Alternative]:
     """The smallest alternative of every half; the last layer that attends keeps its attention."""
     smallest = {(one.layer, one.half): one for one in sorted(all_alternatives, reverse=True)}
-    smallest.pop((spec.attention_layers[-1], "attention"), None)
+    last = spec.attention_layers[-1], "attention"
+    if last in smallest:
+        del smallest[last]
+        fewest = min((one for one in all_alternatives if _keeps(one, *last)), default=None)
+        smallest |= {} if fewest is None else {last: fewest}
     return sorted(smallest.values())
+
+
+def _keeps(one: Alternative, layer: int, half: str) -> bool:
+    return one.is_trained and (one.layer, one.half) == (layer, half)

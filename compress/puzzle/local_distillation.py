@@ -1,7 +1,7 @@
-"""Local distillation: every narrow MLP learns its teacher's output, all in one pass over the data.
+"""Local distillation: every narrow MLP or attention learns its teacher's output, in one pass.
 
 Nothing depends on other layers of a student: the inputs are the teacher's own. The forward pass
-runs once for all alternatives, and gradients exist for one MLP at a time.
+runs once for all alternatives, and gradients exist for one half of a layer at a time.
 """
 
 import time
@@ -18,7 +18,8 @@ from edgelm.compress.data.packing import PackedTokens
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.train import rows_of_step
 from edgelm.compress.model import Model
-from edgelm.compress.puzzle.library import SMALLEST, LayerMlps, layer_file
+from edgelm.compress.puzzle.alternatives import Alternative, Half
+from edgelm.compress.puzzle.library import SMALLEST, LayerHalves, layer_file
 from edgelm.errors import Diverged
 from edgelm.files.sealed_tensors import is_sealed
 from edgelm.spec.decoder import DecoderSpec
@@ -26,7 +27,7 @@ from edgelm.spec.decoder import DecoderSpec
 
 @dataclass(frozen=True, slots=True)
 class LocalStep:
-    """One step: the mean loss of this process's MLPs, relative to the outputs' size."""
+    """One step: the mean loss of this process's halves, relative to the outputs' size."""
 
     step: int
     steps: int
@@ -37,12 +38,12 @@ class LocalStep:
 def distill_locally(
     teacher: Model,
     spec: DecoderSpec,
-    layers: Sequence[LayerMlps],
+    layers: Sequence[LayerHalves],
     data: PackedTokens,
     settings: Distillation,
     folder: Path,
 ) -> Iterator[LocalStep]:
-    """Train the MLPs in place, yielding every step; resumes from the folder's checkpoints.
+    """Train the halves in place, yielding every step; resumes from the folder's checkpoints.
 
     Args:
         teacher: in any type, eval mode.
@@ -82,14 +83,14 @@ def distill_locally(
 def _gradients(
     teacher: Model,
     spec: DecoderSpec,
-    layers: Sequence[LayerMlps],
+    layers: Sequence[LayerHalves],
     data: PackedTokens,
     settings: Distillation,
     step: int,
 ) -> list[float]:
-    """Gradients of a step; returns the losses of all MLPs."""
+    """Gradients of a step; returns the losses of all alternatives."""
     rows = rows_of_step(step, len(data), settings.batch_size, settings.seed)
-    losses: dict[tuple[int, int], float] = {}
+    losses: dict[Alternative, float] = {}
     device = teacher.device
     for start in range(0, len(rows), settings.micro_batch):
         part = rows[start : start + settings.micro_batch]
@@ -99,14 +100,16 @@ def _gradients(
             torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16),
             _learning(teacher, spec, layers, share, losses),
         ):
-            teacher.model(input_ids=data.batch(part).to(device), use_cache=False)
-    sizes = {one.layer: max(one.size, SMALLEST) for one in layers}
-    losses = {key: loss / sizes[key[0]] for key, loss in losses.items()}
-    for (layer, width), loss in losses.items():
+            teacher.base_model(input_ids=data.batch(part).to(device), use_cache=False)
+    sizes = {one.layer: one.sizes for one in layers}
+    losses = {one: loss / max(sizes[one.layer][one.half], SMALLEST) for one, loss in losses.items()}
+    for one, loss in losses.items():
         if not loss < float("inf"):
+            what = "MLP" if one.half == "mlp" else "attention"
+            parts = "neurons" if one.half == "mlp" else "key heads"
             raise Diverged(
-                f"the MLP of layer {layer} with {width} neurons has loss {loss:g} in step "
-                f"{step + 1}; lower the learning rate ({settings.learning_rate:g})"
+                f"the {what} of layer {one.layer} with {one.size} {parts} has loss {loss:g} in "
+                f"step {step + 1}; lower the learning rate ({settings.learning_rate:g})"
             )
     return list(losses.values())
 
@@ -115,27 +118,50 @@ def _gradients(
 def _learning(
     teacher: Model,
     spec: DecoderSpec,
-    layers: Sequence[LayerMlps],
+    layers: Sequence[LayerHalves],
     share: float,
-    losses: dict[tuple[int, int], float],
+    losses: dict[Alternative, float],
 ) -> Iterator[None]:
-    """Within the context, MLPs learn from the teacher's while it runs."""
+    """Within the context, alternatives learn from the teacher's halves while it runs."""
 
-    def learn(layer: LayerMlps) -> Any:
-        def hook(_: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    def learn(layer: LayerHalves, half: Half) -> Any:
+        def hook(_: Any, arguments: Any, keywords: dict[str, Any], output: Any) -> None:
+            given, named = _in_fp32(arguments), _in_fp32(keywords)
+            target = _first(output).detach()
             with torch.enable_grad():
-                found = layer.learn(inputs[0].detach().float(), output.detach(), share)
-            for width, loss in found.items():
-                losses[layer.layer, width] = losses.get((layer.layer, width), 0.0) + loss
+                found = layer.learn(
+                    half, lambda module: _first(module(*given, **named)), target, share
+                )
+            for one, loss in found.items():
+                losses[one] = losses.get(one, 0.0) + loss
 
         return hook
 
     hooks = [
-        teacher.get_submodule(half_name(spec, one.layer, "mlp")).register_forward_hook(learn(one))
+        teacher.get_submodule(half_name(spec, one.layer, half)).register_forward_hook(
+            learn(one, half), with_kwargs=True
+        )
         for one in layers
+        for half in one.sizes
     ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _in_fp32(value: Any) -> Any:
+    """What a module was given, detached, with numbers in the type of the alternatives."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {name: _in_fp32(one) for name, one in value.items()}
+    return tuple(map(_in_fp32, value)) if isinstance(value, tuple) else value
+
+
+def _first(output: Any) -> torch.Tensor:
+    """The outputs alone: attention of transformers returns its weights, too."""
+    first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return first

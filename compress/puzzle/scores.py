@@ -12,12 +12,13 @@ from edgelm.checkpoint.own_modules import NoAttention, NoMlp, half_name, replace
 from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import Model
 from edgelm.compress.puzzle.alternatives import Alternative
-from edgelm.compress.puzzle.library import read_mlp
+from edgelm.compress.puzzle.library import read_half
 from edgelm.compress.run.distributed import process_index, sum_over_processes, world_size
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 
 _PARTIAL = "scores-{}.jsonl"
+_SETTINGS = {"mlp": "mlp_ratios", "attention": "kv_heads"}
 
 
 def score_alternatives(
@@ -38,7 +39,7 @@ def score_alternatives(
         teacher: in any type; unchanged afterwards.
         spec: the teacher's.
         all_alternatives: to score.
-        library: folder of the trained MLPs.
+        library: folder of the trained halves.
         rows: held-out tokens, int64 [B, T].
         folder: for the scores so far, one file for each process.
         progress: called with the number of alternatives scored, and of all, by this process.
@@ -77,11 +78,10 @@ def replaced(
 def _module(
     teacher: Model, spec: DecoderSpec, alternative: Alternative, library: Path
 ) -> nn.Module:
-    if alternative.half == "attention":
-        return NoAttention(alternative.layer)
     if not alternative.size:
-        return NoMlp()
-    return read_mlp(teacher, spec, library, alternative).to(teacher.device, teacher.dtype)
+        mlp = alternative.half == "mlp"
+        return NoMlp() if mlp else NoAttention(alternative.layer)
+    return read_half(teacher, spec, library, alternative).to(teacher.device, teacher.dtype)
 
 
 def _known(folder: Path) -> dict[str, float]:
@@ -103,5 +103,5 @@ def check_finite(all_alternatives: Sequence[Alternative], scores: Sequence[float
         if not abs(score) < float("inf"):
             raise BadInput(
                 f"alternative {one.name} of [puzzle] has KL {score:g} from the teacher; lower the "
-                "learning rate, or leave its size out of mlp_ratios"
+                f"learning rate, or leave its size out of {_SETTINGS[one.half]}"
             )

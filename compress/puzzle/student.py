@@ -1,4 +1,4 @@
-"""The student of chosen alternatives, from the teacher's weights and the trained MLPs."""
+"""The student of chosen alternatives, from the teacher's weights and the trained halves."""
 
 import copy
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from edgelm.checkpoint.own_modules import half_name
 from edgelm.compress.model import Model, build_model
 from edgelm.compress.puzzle.alternatives import Alternative, with_alternatives
-from edgelm.compress.puzzle.library import read_mlp
+from edgelm.compress.puzzle.library import read_half
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.own_sizes import FIELD, own_sizes
@@ -26,17 +26,17 @@ def assemble(
         teacher: not changed.
         spec: the teacher's.
         chosen: at most one alternative of each half of a layer.
-        library: folder of the trained MLPs.
+        library: folder of the trained halves.
     """
     student = with_alternatives(spec, chosen)
     weights = {name: tensor.detach() for name, tensor in teacher.state_dict().items()}
     for one in chosen:
         if one.is_trained:
-            mlp = read_mlp(teacher, spec, library, one)
-            name = half_name(spec, one.layer, "mlp")
+            half = read_half(teacher, spec, library, one)
+            name = half_name(spec, one.layer, one.half)
             weights |= {
                 f"{name}.{key}": tensor.to(teacher.dtype)
-                for key, tensor in mlp.state_dict().items()
+                for key, tensor in half.state_dict().items()
             }
     state: dict[str, torch.Tensor] = {
         name: weights[name].clone() for name in tensor_shapes(student)

@@ -68,7 +68,12 @@ class Target(Stage, frozen=True, forbid_unknown_fields=True):
     @property
     def kernels(self) -> Kernels:
         """The matrix kernels of the target's engine."""
-        return kernels_of(load_profile(self.name).engine(self.engine).name)
+        return kernels_of(self.engine_name)
+
+    @property
+    def engine_name(self) -> str:
+        """The target's engine, by its name in the profile."""
+        return load_profile(self.name).engine(self.engine).name
 
 
 class Correct(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,7 +11,7 @@ from edgelm.checkpoint.student import StudentRecord
 from edgelm.compress.distillation.metrics import FILE, read_metrics
 from edgelm.compress.distillation.milestones import FILE as HELD_OUT
 from edgelm.compress.pruning.importance import Importance
-from edgelm.compress.puzzle.alternatives import Score
+from edgelm.compress.puzzle.alternatives import Half, Score
 from edgelm.compress.search.candidates import Candidate
 from edgelm.page.axes import Axis
 from edgelm.page.bar_chart import bar_chart
@@ -71,8 +71,12 @@ def puzzle_plots(folder: Path, record: StudentRecord) -> list[Plot]:
         return []
     full, largest = record.teacher_shape["intermediate_size"], record.shape["intermediate_size"]
     layers = chosen.figures["layers"] or [{}] * record.shape["num_hidden_layers"]
+    heads = record.teacher_shape["num_key_value_heads"]
     sizes = [
-        [float(one.get("attention", True)), one.get("intermediate_size", largest) / full]
+        [
+            one.get("attention", True) * one.get("num_key_value_heads", heads) / heads,
+            one.get("intermediate_size", largest) / full,
+        ]
         for one in layers
     ]
     plots = [heat_map("Layers of the student", "attention, MLP", "layer", sizes)]
@@ -80,7 +84,7 @@ def puzzle_plots(folder: Path, record: StudentRecord) -> list[Plot]:
     kinds = list(dict.fromkeys((one.alternative.half, one.alternative.size) for one in scores))
     series = [
         Series(
-            "no attention" if half == "attention" else f"MLP of {size}" if size else "no MLP",
+            _alternative_name(half, size),
             tuple(
                 (float(one.alternative.layer), one.kl)
                 for one in scores
@@ -92,6 +96,12 @@ def puzzle_plots(folder: Path, record: StudentRecord) -> list[Plot]:
     ]
     axes = Axis("layer"), Axis("KL from the teacher, nats per token (lower is better)")
     return [*plots, xy_plot("What each alternative alone costs", *axes, series)]
+
+
+def _alternative_name(half: Half, size: int) -> str:
+    if half == "mlp":
+        return f"MLP of {size}" if size else "no MLP"
+    return f"{size} key heads" if size else "no attention"
 
 
 def importance_plots(path: Path, record: StudentRecord) -> list[Plot]:

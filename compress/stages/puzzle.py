@@ -11,8 +11,10 @@ from edgelm.compress.model import save_model
 from edgelm.compress.preflight import puzzle_alternatives, puzzle_costs
 from edgelm.compress.puzzle.alternatives import Alternative, Score, with_alternatives
 from edgelm.compress.puzzle.choose import choose
+from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.puzzle.library import make_layers
 from edgelm.compress.puzzle.local_distillation import distill_locally
+from edgelm.compress.puzzle.measured import MeasuredTimes, measured_run
 from edgelm.compress.puzzle.scores import check_finite, score_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.puzzle.student import assemble
@@ -26,14 +28,14 @@ from edgelm.compress.stages.state import State, plain, stage_record
 from edgelm.files.staging import replace_file
 from edgelm.spec.own_sizes import own_sizes
 
-_LIBRARY, _SCORES = "library", "scores.json"
+_COSTS, _LIBRARY, _SCORES = "costs.json", "library", "scores.json"
 
 
 def puzzle(state: State, settings: PuzzleSettings) -> None:
     """Make the best student within the budget of alternatives for every layer."""
     target = state.recipe.target
     found = puzzle_alternatives(state.recipe, state.teacher.spec)
-    costs = puzzle_costs(state.recipe, state.teacher.spec)
+    costs, costs_key = _costs(state, settings, found)
     library, key = _train(state, settings, found)
     scores, key = _score(state, settings, found, library, key)
 
@@ -54,9 +56,44 @@ def puzzle(state: State, settings: PuzzleSettings) -> None:
 
     inputs = {"scores": key, "target": plain(target)["settings"]}
     inputs["profile"] = plain(costs.profile)["settings"]
+    if costs_key:
+        inputs["costs"] = costs_key
     folder, key = state.run.stage("puzzle", inputs, work)
     state.pruned = folder / "model"
     state.use_student(folder, key)
+
+
+def _costs(
+    state: State, settings: PuzzleSettings, found: list[Alternative]
+) -> tuple[PuzzleCosts, str]:
+    """Costs of the alternatives, and the key of their measurement, if there was one.
+
+    What was measured stays in the run's folder, so that a resumed run chooses the same student.
+    """
+    spec = state.teacher.spec
+    planner = puzzle_costs(state.recipe, spec)
+    if settings.costs == "planner":
+        return planner, ""
+    measured = measured_run(spec, found, planner.profile, planner.plan(()))
+
+    def work(folder: Path) -> StageRecord:
+        def shown(done: int, of: int) -> None:
+            state.progress(f"puzzle: timed {len(measured.shapes)} kinds, round {done} of {of}")
+
+        times = measured.times(shown)
+        replace_file(folder / _COSTS, msgspec.json.encode(times))
+        figures = {
+            "machine": times.machine,
+            "threads": times.threads,
+            "milliseconds": {name: msgspec.structs.asdict(it) for name, it in times.kinds.items()},
+        }
+        return stage_record("puzzle-costs", None, figures)
+
+    folder, key = state.run.stage("puzzle-costs", {"measured": plain(measured)["settings"]}, work)
+    times = msgspec.json.decode((folder / _COSTS).read_bytes(), type=MeasuredTimes)
+    costs = puzzle_costs(state.recipe, spec, times)
+    costs.check_possible(found)
+    return costs, key
 
 
 def _train(state: State, settings: PuzzleSettings, found: list[Alternative]) -> tuple[Path, str]:

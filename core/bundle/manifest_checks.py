@@ -75,6 +75,15 @@ def _check_spec(spec: DecoderSpec) -> None:
                 f"spec.layers[{index}].intermediate_size is {layer.intermediate_size}, expected 0 "
                 f"to spec.intermediate_size, {spec.intermediate_size}"
             )
+        queries, keys = layer.num_attention_heads, spec.heads(layer).keys
+        if queries is not None and not (
+            1 <= keys <= queries <= spec.num_attention_heads and queries % keys == 0
+        ):
+            raise ValueError(
+                f"spec.layers[{index}].num_attention_heads is {queries}, expected a multiple of "
+                f"the layer's {keys} key heads, up to spec.num_attention_heads, "
+                f"{spec.num_attention_heads}"
+            )
     if spec.num_attention_heads % spec.num_key_value_heads:
         raise ValueError(
             f"spec.num_attention_heads {spec.num_attention_heads} is not a multiple of "

@@ -1,11 +1,12 @@
 """Modules of transformers in layers that have sizes of their own."""
 
+import copy
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.layers.mixers import NoMixer
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import tensor_shapes
@@ -50,15 +51,38 @@ def fit_layers(model: Any, spec: DecoderSpec) -> None:
     for index, layer in enumerate(spec.layers):
         if isinstance(layer.mixer, NoMixer):
             replace_module(model, half_name(spec, index, "attention"), NoAttention(index))
+        elif layer.num_attention_heads:
+            fit_attention(model.get_submodule(half_name(spec, index, "attention")), spec, layer)
         if not spec.mlp_size(layer):
             replace_module(model, half_name(spec, index, "mlp"), NoMlp())
     for name, shape in tensor_shapes(spec).items():
-        module = name.removesuffix(".weight")
-        if module == name or ".layers." not in name:
+        module, _, kind = name.rpartition(".")
+        if kind not in ("weight", "sinks") or ".layers." not in name:
             continue
         old = model.get_submodule(module)
-        if isinstance(old, nn.Linear) and tuple(old.weight.shape) != shape:
+        if tuple(getattr(old, kind).shape) == shape:
+            continue
+        if kind == "sinks":
+            old.sinks = nn.Parameter(torch.empty(shape))
+        elif isinstance(old, nn.Linear):
             replace_module(model, module, nn.Linear(shape[1], shape[0], bias=old.bias is not None))
+
+
+def fit_attention(module: Any, spec: DecoderSpec, layer: LayerSpec) -> None:
+    """Set the numbers of heads by which an attention of transformers divides its projections.
+
+    Most classes count the heads in what the projections give; some read attributes, and Phi-3 the
+    configuration.
+    """
+    heads = spec.heads(layer)
+    own = dict.fromkeys(("num_heads", "num_attention_heads"), heads.queries)
+    for name, count in (own | {"num_key_value_heads": heads.keys}).items():
+        if hasattr(module, name):
+            setattr(module, name, count)
+    if spec.fused_projections and not spec.qkv_by_head:
+        module.config = copy.copy(module.config)
+        module.config.num_attention_heads = heads.queries
+        module.config.num_key_value_heads = heads.keys
 
 
 def half_name(spec: DecoderSpec, layer: int, half: Literal["attention", "mlp"]) -> str:

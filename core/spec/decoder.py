@@ -126,7 +126,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def heads(self, layer: LayerSpec) -> HeadSizes:
         """The heads of a layer's attention."""
         return HeadSizes(
-            self.num_attention_heads,
+            layer.num_attention_heads or self.num_attention_heads,
             layer.num_key_value_heads or self.num_key_value_heads,
             layer.head_dim or self.head_dim,
         )
@@ -237,11 +237,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     @property
     def has_layer_heads(self) -> bool:
-        """Whether heads differ between layers, or layers share keys and values (Gemma 4)."""
-        return any(
-            layer.head_dim or layer.num_key_value_heads or layer.shares_kv_of is not None
-            for layer in self._kinds
-        )
+        """Whether heads differ between layers (Gemma 4, students of Puzzle), or are shared."""
+        return any(map(_has_own_heads, self._kinds))
 
     @property
     def states(self) -> tuple[StateShape, ...]:
@@ -269,6 +266,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         return not self.single_sublayers and any(
             (layer.intermediate_size is not None and not self.lists_mlp_sizes)
             or isinstance(layer.mixer, NoMixer)
+            or layer.num_attention_heads is not None
             for layer in self.layers
         )
 
@@ -370,3 +368,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             if layer.attends
         )
         return matmuls + 4 * pairs
+
+
+def _has_own_heads(layer: LayerSpec) -> bool:
+    own = layer.head_dim or layer.num_key_value_heads
+    return bool(own) or layer.shares_kv_of is not None

@@ -24,7 +24,9 @@ def draft_head_spec(spec: DecoderSpec) -> DecoderSpec:
     Raises:
         BadInput: a decoder whose layers no head of this kind can follow.
     """
-    mixed = spec.mixtures or spec.entangles_layers or spec.has_own_sizes
+    mixed = spec.mixtures or spec.has_layer_heads or spec.has_own_sizes or spec.single_sublayers
+    mixed = mixed or spec.per_layer_inputs is not None
+    mixed = mixed or any(layer.beside is not None for layer in spec.layers)
     if mixed or not spec.has_head or not spec.attention_layers:
         raise BadInput(
             "a draft head is one more layer like those of its model, but this model has experts, "

@@ -183,7 +183,7 @@ def _attention_vectors(spec: DecoderSpec, layer: LayerSpec) -> Shapes:
             for name, size in widths
         }
     if spec.attention_sinks:
-        shapes["self_attn.sinks"] = (spec.num_attention_heads,)
+        shapes["self_attn.sinks"] = (spec.heads(layer).queries,)
     return shapes
 
 

@@ -32,7 +32,7 @@ def layer_vectors(spec: DecoderSpec, layer: LayerSpec) -> int:
     total += {"none": 0, "head": normed * heads.dim, "full": sum(projected[:2])}[spec.qk_norm]
     width = sum(projected) + heads.q_size * spec.attention_gate
     total += width * spec.qkv_bias + h * spec.o_bias
-    return total + spec.num_attention_heads * spec.attention_sinks
+    return total + heads.queries * spec.attention_sinks
 
 
 def shared_vectors(spec: DecoderSpec) -> int:

@@ -149,14 +149,14 @@ def _mean(one: Sample, other: Sample) -> Sample:
 def _shapes(precision: str) -> list[StackShape]:
     found = []
     for hidden, ffn in _WIDTHS:
-        layer = StackShape(1, hidden, ffn).parameters_per_layer
+        layer = StackShape.of_widths(1, hidden, ffn).parameters_per_layer
         layers = _STACK_BYTES * 8 / (_KERNELS.precision(precision).bits_per_weight * layer)
-        found.append(StackShape(max(_MIN_LAYERS, round(layers)), hidden, ffn))
+        found.append(StackShape.of_widths(max(_MIN_LAYERS, round(layers)), hidden, ffn))
     return found
 
 
 def _sample(shape: StackShape, precision: str, kv: KvType, threads: int) -> Sample:
-    stack = TimedStack(build_stack(shape, _KERNELS.precision(precision), kv), shape, kv, threads)
+    stack = TimedStack(build_stack(shape, precision, kv), shape, kv, threads)
     steps = [stack.milliseconds(1, past) for past in (_SHALLOW, _DEEP)]
     chunks: list[float | None] = [None, None]
     if kv == "fp32":  # prompts use fp32 attention with every cache type

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelm.devices.calibration.stack import HEAD_DIM, POSITIONS, StackShape
+from edgelm.devices.calibration.stack import POSITIONS, StackShape
 from edgelm.errors import MissingPackage
 from edgelm.quantize.precision import KvType
 
@@ -36,15 +36,30 @@ def read_gb_s(threads: int) -> float:
 class TimedStack:
     """A stack in a session with the runtime's settings, its cache bound in place."""
 
-    def __init__(self, model: bytes, shape: StackShape, kv: KvType, threads: int) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        shape: StackShape,
+        kv: KvType,
+        threads: int,
+        *,
+        positions: int = POSITIONS,
+    ) -> None:
         self._shape = shape
         self._session = _session(model, threads)
         dtype = np.int8 if kv == "int8" else np.float32
-        cache = (1, shape.kv_heads, POSITIONS, HEAD_DIM)
-        self._cache = [np.zeros(cache, dtype) for _ in range(2 * shape.layers)]
+        cache = (1, shape.kv_heads, positions, shape.head_dim)
+        self._cache = [np.zeros(cache, dtype) for _ in range(2 * shape.layers * bool(shape.heads))]
+        named = {one.name for one in self._session.get_inputs()}
+        self._named = named  # what attention alone reads is not in every stack
 
-    def milliseconds(self, tokens: int, past: int) -> float:
-        """Median time of a pass over `tokens` tokens after `past` earlier ones."""
+    def milliseconds(
+        self, tokens: int, past: int, *, least: int = _REPEATS, enough_s: float = _ENOUGH_S
+    ) -> float:
+        """Median time of a pass over `tokens` tokens after `past` earlier ones.
+
+        Passes are repeated until they took `enough_s` seconds, and at least `least` times.
+        """
         x = np.ones((1, tokens, self._shape.hidden), dtype=np.float32)
         y = np.empty_like(x)
         last = np.array([past + tokens - 1], dtype=np.int32)
@@ -53,7 +68,8 @@ class TimedStack:
         binding = self._session.io_binding()
         inputs = {"x": x, "last_position": last, "total_length": total, "is_prefill": prefill}
         for name, array in inputs.items():
-            _bind(binding.bind_input, name, array)
+            if name in self._named:
+                _bind(binding.bind_input, name, array)
         _bind(binding.bind_output, "y", y)
         for number, array in enumerate(self._cache):
             place = f"{number // 2}.{'kv'[number % 2]}"
@@ -65,7 +81,7 @@ class TimedStack:
 
         once()
         samples: list[float] = []
-        while len(samples) < _REPEATS or sum(samples) < _ENOUGH_S:
+        while len(samples) < least or sum(samples) < enough_s:
             samples.append(_timed(once))
         return 1e3 * median(samples)
 

@@ -103,13 +103,11 @@ def speculation_plan(
     alone = estimate(spec, profile, request)
     single = alone.decode_ms.value
     ratios = {size: _batch(spec, profile, request, size) / single for size in SIZES}
-    drafting = None if draft is None else _draft_plan(draft, profile, request, alone.context)
-    each = 0.0 if drafting is None else drafting.decode_ms.value / single
-    added = (
-        0
-        if draft is None or drafting is None
-        else added_bytes(draft, drafting, alone.workspace_bytes)
-    )
+    each, added = 0.0, 0
+    if draft is not None:
+        drafting = _draft_plan(draft, profile, request, alone.context)
+        each = drafting.decode_ms.value / single
+        added = added_bytes(draft, drafting, alone.workspace_bytes)
     shares = DEFAULT_ACCEPTANCE if acceptance is None else (acceptance,)
     return SpeculationPlan(
         draft=LOOKUP if draft is None else _kind(draft),

@@ -268,7 +268,7 @@ def attention(decoder: _Decoder, index: int, x: Value) -> Value:
         norms = query, key
     if not decoder.spec.attention_gate:
         return decoder.dialect.attention(qkv, index, layer, norms)
-    qkv, gate = decoder.dialect.split_gate(qkv)
+    qkv, gate = decoder.dialect.split_gate(qkv, layer)
     return decoder.dialect.scale_by_gate(decoder.dialect.attention(qkv, index, layer, norms), gate)
 
 

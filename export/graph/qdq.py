@@ -137,9 +137,9 @@ class QdqDialect:
         """GELU, exact or by the tanh approximation."""
         raise NotImplementedError
 
-    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+    def split_gate(self, qkv: Value, layer: LayerSpec) -> tuple[Value, Value]:
         """See Dialect."""
-        return split_gate(self.graph, self.spec, qkv)
+        return split_gate(self.graph, self.spec, layer, qkv)
 
     def scale_by_gate(self, x: Value, gate: Value) -> Value:
         """See Dialect."""

@@ -3,6 +3,7 @@
 import torch
 
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.layers.heads import HeadSizes
 from edgelm.spec.rope import rotated_order
 
 
@@ -19,28 +20,29 @@ def qkv_order(spec: DecoderSpec, layer: int) -> torch.Tensor | None:
 
     None if that is the checkpoint's order.
     """
+    sizes = spec.heads(spec.layers[layer])
     if spec.attention_gate:
-        return _behind_queries(spec)
+        return _behind_queries(sizes)
     rope = spec.layers[layer].rope
-    channels = rope and rotated_order(rope, spec.rotary_width(rope), spec.head_dim)
+    channels = rope and rotated_order(rope, spec.rotary_width(rope), sizes.dim)
     if channels is None:
-        return _stacked(spec) if spec.qkv_by_head else None
+        return _stacked(sizes) if spec.qkv_by_head else None
     head = torch.from_numpy(channels)
-    heads = torch.arange(spec.num_attention_heads + spec.num_key_value_heads)
-    rotated = (heads[:, None] * spec.head_dim + head).flatten()
-    values = torch.arange(spec.kv_size) + spec.q_size + spec.kv_size
+    heads = torch.arange(sizes.queries + sizes.keys)
+    rotated = (heads[:, None] * sizes.dim + head).flatten()
+    values = torch.arange(sizes.kv_size) + sizes.q_size + sizes.kv_size
     order = torch.cat([rotated, values])
-    return _stacked(spec)[order] if spec.qkv_by_head else order
+    return _stacked(sizes)[order] if spec.qkv_by_head else order
 
 
-def _behind_queries(spec: DecoderSpec) -> torch.Tensor:
+def _behind_queries(sizes: HeadSizes) -> torch.Tensor:
     """Queries, keys, values, gates, of a checkpoint with each head's gate behind its query."""
-    heads = torch.arange(2 * spec.q_size).view(spec.num_attention_heads, 2, spec.head_dim)
-    keys_values = torch.arange(2 * spec.kv_size) + 2 * spec.q_size
+    heads = torch.arange(2 * sizes.q_size).view(sizes.queries, 2, sizes.dim)
+    keys_values = torch.arange(2 * sizes.kv_size) + 2 * sizes.q_size
     return torch.cat([heads[:, 0].flatten(), keys_values, heads[:, 1].flatten()])
 
 
-def _stacked(spec: DecoderSpec) -> torch.Tensor:
+def _stacked(sizes: HeadSizes) -> torch.Tensor:
     """Queries, keys, values, of a checkpoint with all three of a head side by side."""
-    rows = torch.arange(3 * spec.q_size).view(spec.num_attention_heads, 3, spec.head_dim)
+    rows = torch.arange(3 * sizes.q_size).view(sizes.queries, 3, sizes.dim)
     return rows.transpose(0, 1).flatten()

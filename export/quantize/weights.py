@@ -183,7 +183,7 @@ class Weights:
         if self.kv_scaling and name.endswith(("q_norm", "k_norm")):
             factors = self.layer_kv_scaling(name).key
             if name.endswith("q_norm"):
-                factors = 1 / self._per_query_head(factors)
+                factors = 1 / self._per_query_head(name, factors)
             weight = weight * (factors.flatten() if spec.qk_norm == "full" else factors[0])
         if self.smoothing and (divisor := self.smoothing.norm(name)) is not None:
             weight = weight / divisor
@@ -213,7 +213,7 @@ class Weights:
         return torch.ones(spec.heads(spec.layers[layer]).dim)
 
     def sinks(self, layer: int) -> torch.Tensor:
-        """The sinks of a layer's query heads [num_attention_heads]."""
+        """The sinks of a layer's query heads [heads]."""
         return self.tensor(f"model.layers.{layer}.self_attn.sinks")
 
     def xielu(self, layer: int) -> Xielu:
@@ -336,7 +336,7 @@ class Weights:
         factors = self.smoothing.columns(group) if self.smoothing else None
         if not self.kv_scaling or not group.endswith("attention.o"):
             return factors
-        values = 1 / self._per_query_head(self.layer_kv_scaling(group).value).flatten()
+        values = 1 / self._per_query_head(group, self.layer_kv_scaling(group).value).flatten()
         return values if factors is None else factors * values
 
     def row_factors(self, group: str) -> torch.Tensor | None:
@@ -367,17 +367,19 @@ class Weights:
             return 1 / divisor
         if self.kv_scaling and group.endswith("attention.qkv") and not spec.value_norm:
             scaling = self.layer_kv_scaling(group)
-            query, key = 1 / self._per_query_head(scaling.key), scaling.key
+            query, key = 1 / self._per_query_head(group, scaling.key), scaling.key
             if spec.qk_norm != "none":  # the norms after the projection carry the factors
                 query, key = torch.ones_like(query), torch.ones_like(key)
-            gate = torch.ones(spec.q_size * spec.attention_gate)
+            layer = spec.layers[split_group(group)[0]]
+            gate = torch.ones(spec.heads(layer).q_size * spec.attention_gate)
             parts = (query, key, scaling.value, gate)
             return torch.cat([part.flatten() for part in parts])
         if group.endswith(_RESIDUAL) and spec.residual_multiplier != 1:
             return torch.full((self.shape(group)[0],), spec.residual_multiplier)
         return None
 
-    def _per_query_head(self, factors: torch.Tensor) -> torch.Tensor:
+    def _per_query_head(self, group: str, factors: torch.Tensor) -> torch.Tensor:
         """Factors per key head [kv_heads, …] repeated for the query heads that share it."""
-        heads = self.checkpoint.spec.num_attention_heads
+        spec = self.checkpoint.spec
+        heads = spec.heads(spec.layers[split_group(group)[0]]).queries
         return factors.repeat_interleave(heads // len(factors), 0)

@@ -284,8 +284,13 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-# In the shape that CUDA's kernel for 8-bit caches (XQA) takes.
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # With several key heads, of which layers may have fewer.
+    "qwen3.5-keys": (
+        "qwen3_5_text",
+        TINY["qwen3.5"][1] | {"num_attention_heads": 4, "num_key_value_heads": 2},
+    ),
+    # In the shape that CUDA's kernel for 8-bit caches (XQA) takes.
     "llama-wide": ("llama", {"hidden_size": 256, "head_dim": 64, "num_key_value_heads": 1}),
 }
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from edgelm.checkpoint.weights.own_sizes import stacked_rows
 from edgelm.compress.model import Model, build_model, save_model
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.own_sizes import FIELD
+from edgelm.spec.own_sizes import FIELD, padded
 from edgelm.spec.tensor_shapes import tensor_shapes
 from tests.checkpoints.models import tiny_model
 
@@ -18,6 +19,15 @@ OWN: list[dict[str, Any]] = [
     {},
     {"intermediate_size": 0},
     {"attention": False},
+]
+
+
+# Layer 0 has half of the key heads; a narrow MLP and no attention elsewhere.
+FEWER_HEADS: list[dict[str, Any]] = [
+    {"num_key_value_heads": 1},
+    {"num_key_value_heads": 1, "intermediate_size": 32},
+    {"attention": False},
+    {},
 ]
 
 
@@ -41,10 +51,11 @@ def cut(model: Model, own: list[dict[str, Any]] | None = None) -> Model:
     for one, attending in zip(layers, attends, strict=True):
         if not attending:
             one.pop("attention", None)
+            one.pop("num_key_value_heads", None)
     setattr(config, FIELD, layers)
-    shapes = tensor_shapes(DecoderSpec.from_hf(config.to_dict()))
+    spec = DecoderSpec.from_hf(config.to_dict())
     weights = model.state_dict()
-    state = {key: _first(key, weights[key], shape) for key, shape in shapes.items()}
+    state = {key: _first(spec, key, weights[key]) for key in tensor_shapes(spec)}
     return build_model(config, state)
 
 
@@ -54,8 +65,11 @@ def save_own_sizes(name: str, folder: Path, own: list[dict[str, Any]] | None = N
     return folder
 
 
-def _first(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The first rows and columns; of gate and up in one matrix, the first of each."""
-    if ".gate_up_proj." in name:
-        tensor = torch.cat([part[: shape[0] // 2] for part in tensor.chunk(2)])
-    return tensor[tuple(map(slice, shape))].clone()
+def _first(spec: DecoderSpec, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The first rows and columns; of matrices that are stored as one, the first of each."""
+    shape = tensor_shapes(spec)[name]
+    if tuple(tensor.shape) == shape:
+        return tensor.clone()
+    own, whole = (stacked_rows(one, name) for one in (spec, padded(spec)))
+    rows = torch.cat([part[:size] for part, size in zip(tensor.split(whole), own, strict=True)])
+    return rows[tuple(map(slice, shape))].clone()

@@ -29,7 +29,7 @@ from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings, Targ
 from edgelm.compress.search.settings import SearchSettings
 from edgelm.devices.profile import load_profile
 
-ARMS = ("search", "puzzle")
+ARMS = ("search", "puzzle", "heads")  # the last one is Puzzle with fewer key heads, too
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--before", type=size_argument, default="200k", help="of either arm's search")
     add("--sequence-length", type=int, default=512)
     add("--mlp-ratios", type=float, nargs="+", default=PuzzleSettings().mlp_ratios)
+    add("--kv-heads", type=int, nargs="+", default=(), help="of the arm heads, e.g. 2 1")
     add("--rounds", type=int, default=2, help="of the search's finalists (default: 2); 0: none")
     add("--max-tokens", type=size_argument, help="of the data (default: all)")
     add("--cached", action="store_true", help="compute the teacher's predictions once for all arms")
@@ -118,6 +119,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     )
     puzzle = PuzzleSettings(
         mlp_ratios=tuple(options.mlp_ratios),
+        kv_heads=tuple(options.kv_heads) if options.arm == "heads" else (),
         tokens=options.before,
         micro_batch=options.micro_batch,
         score_rows=options.score_rows,
@@ -131,7 +133,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         target=target,
         importance=ImportanceSettings(samples=options.samples),
         search=search if options.arm == "search" else None,
-        puzzle=puzzle if options.arm == "puzzle" else None,
+        puzzle=None if options.arm == "search" else puzzle,
         distill=None if options.no_distill else distill,
     )
 
@@ -163,7 +165,7 @@ def compare(out: Path, teacher: str, text: str, length: int, count: int) -> str:
     rows = torch.tensor(texts.text_rows(read_documents(text), length, count))
     lines = [
         f"| decode time | tokens | arm | KL on {len(rows)} rows of {length} | top-1 "
-        "| Puzzle minus search |",
+        "| Puzzle minus the other arm |",
         "|---:|---:|---|---:|---:|---:|",
     ]
     of_puzzle: dict[tuple[float, int], Metric] = {}
@@ -220,8 +222,11 @@ def _layers(record: StudentRecord) -> str:
     attending = sum(one.get("attention", True) for one in layers)
     sizes = [one.get("intermediate_size", shape["intermediate_size"]) for one in layers]
     mean = sum(sizes) / len(sizes)
+    fewer = sum("num_key_value_heads" in one for one in layers)
+    heads = f" ({fewer} with fewer heads)" if fewer else ""
     return (
-        f"{attending} of {len(layers)} attend, MLP {min(sizes)} to {max(sizes)} (mean {mean:.0f})"
+        f"{attending} of {len(layers)} attend{heads}, MLP {min(sizes)} to {max(sizes)} "
+        f"(mean {mean:.0f})"
     )
 
 

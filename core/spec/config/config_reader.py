@@ -34,6 +34,7 @@ from edgelm.spec.config.single_sublayers import sublayer_kinds, sublayers
 from edgelm.spec.decoder import Activation, DecoderSpec, LayerSpec, Rope
 from edgelm.spec.families.family import Bias
 from edgelm.spec.families.table import FAMILIES
+from edgelm.spec.layers.heads import HeadSizes
 from edgelm.spec.own_sizes import with_own_sizes
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -292,7 +293,8 @@ class _Reader:
         if family.listed_ffn:
             sized = with_mlp_sizes(fields, family, tuple(layers))
         else:
-            sized = with_own_sizes(fields, tuple(layers), size)
+            all_heads = HeadSizes(*self.widths()[1:])
+            sized = with_own_sizes(fields, family, tuple(layers), size, all_heads)
         sized = with_sparse_activations(fields, family, sized)
         return with_shared_keys(fields, family, with_keys_as_values(fields, family, sized))
 

@@ -45,6 +45,8 @@ class LayerSpec(msgspec.Struct, frozen=True):
     """Channels of the layer's heads, if they are not the decoder's (Gemma 4)."""
     num_key_value_heads: int | None = None
     """The layer's key heads, if they are not the decoder's (Gemma 4)."""
+    num_attention_heads: int | None = None
+    """The layer's query heads, if they are fewer than the decoder's (edgelm.spec.own_sizes)."""
     shares_kv_of: int | None = None
     """The earlier layer whose keys and values the layer reads; it projects queries only."""
     values_are_keys: bool = False

@@ -4,15 +4,18 @@ import numpy as np
 import onnx_ir as ir
 
 from edgelm.export.graph.builder import Graph
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
 
 Value = ir.Value
 
 
-def split_gate(graph: Graph, spec: DecoderSpec, qkv: Value) -> tuple[Value, Value]:
+def split_gate(
+    graph: Graph, spec: DecoderSpec, layer: LayerSpec, qkv: Value
+) -> tuple[Value, Value]:
     """Queries, keys and values, and the gate behind them: [1, T, 2 q + 2 kv]."""
-    sizes = np.array([spec.q_size + 2 * spec.kv_size, spec.q_size], dtype=np.int64)
-    constant = graph.constant("qkv_gate_sizes", sizes)
+    gate = spec.heads(layer).q_size
+    sizes = np.array([sum(spec.projected_sizes(layer)), gate], dtype=np.int64)
+    constant = graph.constant(f"qkv_gate_sizes.{gate}", sizes)
     return graph.op("Split", qkv, constant, outputs=2, axis=-1)  # type: ignore[no-any-return]
 
 

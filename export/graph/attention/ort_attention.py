@@ -101,9 +101,9 @@ class OrtAttention:
         self._position_rows: Value | None = None
         self._total: Value | None = None
 
-    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+    def split_gate(self, qkv: Value, layer: LayerSpec) -> tuple[Value, Value]:
         """See Dialect."""
-        return split_gate(self.graph, self.spec, qkv)
+        return split_gate(self.graph, self.spec, layer, qkv)
 
     def scale_by_gate(self, x: Value, gate: Value) -> Value:
         """See Dialect."""
@@ -349,8 +349,8 @@ class OrtAttention:
             name = f"layers.{index}.self_attn.v_norm"
             value = self._norm_per_head(value, name, weight, dim)
         if spec.qk_norm_after_rope and layer.rope:
-            query = self._rotate(query, layer.rope, spec.num_attention_heads)
-            key = self._rotate(key, layer.rope, spec.num_key_value_heads)
+            query = self._rotate(query, layer.rope, spec.heads(layer).queries)
+            key = self._rotate(key, layer.rope, spec.heads(layer).keys)
         prefix = f"layers.{index}.self_attn"
         if spec.qk_norm == "full":
             query = self.norm(query, f"{prefix}.q_norm", weights[0])

@@ -15,11 +15,11 @@ Value = ir.Value
 _MASKED = -1e9  # the score of a key that a query does not see
 
 
-def scores(dialect: QdqDialect, query: Value, keys: Value) -> Value:
+def scores(dialect: QdqDialect, query: Value, keys: Value, heads: HeadSizes) -> Value:
     """fp32 [1, heads, T, keys], of `by_key_head` queries and keys [1, kv_heads, keys, dim]."""
     op, cap = dialect.graph.op, dialect.spec.attention_softcap
     by_key = op("MatMul", query, op("Transpose", keys, perm=[0, 1, 3, 2]))
-    products = by_query_head(dialect, by_key)
+    products = by_query_head(dialect, by_key, heads)
     if dialect.activations != "fp32":
         products = dialect.cast(products, "fp32")
     if cap:
@@ -67,9 +67,8 @@ def by_key_head(dialect: QdqDialect, x: Value, heads: HeadSizes) -> Value:
     return dialect.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]
 
 
-def by_query_head(dialect: QdqDialect, x: Value) -> Value:
+def by_query_head(dialect: QdqDialect, x: Value, heads: HeadSizes) -> Value:
     """What `by_key_head` did, undone."""
-    heads = dialect.spec.num_attention_heads
-    shape = np.array([dialect.kept_batch, heads, -1, 0], dtype=np.int64)
-    constant = dialect.graph.constant("shape.by_query_head", shape)
+    shape = np.array([dialect.kept_batch, heads.queries, -1, 0], dtype=np.int64)
+    constant = dialect.graph.constant(f"shape.by_query_head.{heads.queries}", shape)
     return dialect.graph.op("Reshape", x, constant)  # type: ignore[no-any-return]

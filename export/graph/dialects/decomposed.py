@@ -90,7 +90,7 @@ class DecomposedDialect(QdqDialect):
             key, value = new
         heads = self.spec.heads(layer)
         query = by_key_head(self, self.scale(query, self.spec.attention_scale), heads)
-        both = [scores(self, query, keys) for keys in (past_key, key)]
+        both = [scores(self, query, keys, heads) for keys in (past_key, key)]
         joined = self.graph.op("Concat", *both, axis=-1)
         sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
         shares = masked_softmax(self, joined, self._mask(layer.window), sinks, index)
@@ -98,7 +98,7 @@ class DecomposedDialect(QdqDialect):
             self.graph.op("MatMul", by_key_head(self, part, heads), values)
             for part, values in zip(self._cut(shares), (past_value, value), strict=True)
         )
-        return by_query_head(self, self.add(before, after))
+        return by_query_head(self, self.add(before, after), heads)
 
     def _cut(self, shares: Value) -> tuple[Value, Value]:
         """The shares of cached keys and those of new ones."""

@@ -70,7 +70,7 @@ class Dialect(Protocol):
         `qk_norm` has two equal weights then. Values are normed if the spec says so.
         """
 
-    def split_gate(self, qkv: Value) -> tuple[Value, Value]:
+    def split_gate(self, qkv: Value, layer: LayerSpec) -> tuple[Value, Value]:
         """What attention takes, and the gate of its output: [1, T, 2 q + 2 kv]."""
 
     def scale_by_gate(self, x: Value, gate: Value) -> Value:

@@ -85,9 +85,9 @@ class StandardDialect(QdqDialect):
             heads = self.spec.heads(layer)
             query = by_key_head(self, self.scale(query, self.spec.attention_scale), heads)
             sinks = self.weights.sinks(index) if self.spec.attention_sinks else None
-            shares = masked_softmax(self, scores(self, query, keys), mask, sinks, index)
+            shares = masked_softmax(self, scores(self, query, keys, heads), mask, sinks, index)
             weighted = self.graph.op("MatMul", by_key_head(self, shares, heads), values)
-            return by_query_head(self, weighted)
+            return by_query_head(self, weighted, heads)
         return self.graph.op(  # type: ignore[no-any-return]
             "Attention",
             query,

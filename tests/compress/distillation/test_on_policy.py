@@ -12,6 +12,7 @@ from edgelm.compress.distillation.loss.objective import Objective
 from edgelm.compress.distillation.on_policy import continued, is_on_policy
 from edgelm.compress.distillation.student_teacher import Distiller
 from edgelm.errors import BadInput
+from tests.checkpoints.models import tiny_model
 from tests.compress.training import (
     LENGTH,
     SETTINGS,
@@ -34,10 +35,10 @@ def test_a_share_of_the_steps() -> None:
     assert not any(is_on_policy(step, 0.0) for step in range(8))
 
 
-def test_the_second_half_is_the_students_and_the_first_is_the_datas(
-    models: tuple[Any, Any],
-) -> None:
-    _, student = models
+@pytest.mark.parametrize("family", ["llama", "gpt-neox"])
+def test_the_second_half_is_the_students_and_the_first_is_the_datas(family: str) -> None:
+    """Families name their decoder differently."""
+    student = tiny_model(family)
     student.train()
     tokens = rows().batch(range(4))
     whole = continued(student, tokens, 3, [0, 1, 2, 3], seed=1)

@@ -66,7 +66,10 @@ def test_top_k_are_the_likeliest_and_the_tail_is_the_rest(teacher: Any, tmp_path
     torch.testing.assert_close(1 - kept.probabilities.sum(-1), mass, rtol=0, atol=1e-3)
 
 
-def test_rows_by_index(teacher: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt-neox"])
+def test_rows_by_index(family: str, tmp_path: Path) -> None:
+    """Families name their decoder differently."""
+    teacher = tiny_model(family)
     cache = build_cache(teacher, "t", DATA, CacheSettings("top-k", 1), tmp_path)
     likeliest = predicted(teacher, DATA).argmax(-1).view(10, 15)
     kept = cache.rows(np.array([7, 2]), CPU)

@@ -12,6 +12,7 @@ from edgelm.checkpoint.student import StudentRecord, read_student_record
 from edgelm.compress.model import load_model
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.preflight import preflight
+from edgelm.devices.calibration import halves
 from edgelm.errors import BadInput, DoesNotFit
 from tests.compress.recipes import DISTILL, EVALUATE, QAD, recipe_of, stage
 from tests.forks import run_forked
@@ -26,7 +27,18 @@ parameters = {share}
 samples = 16
 [puzzle]
 mlp_ratios = [0.5, 0.0]
+kv_heads = [1]
 tokens = 512
+batch_size = 4
+micro_batch = 2
+score_rows = 4
+"""
+HEADS = """
+[puzzle]
+mlp_ratios = []
+leave_out_attention = false
+kv_heads = [1]
+tokens = 256
 batch_size = 4
 micro_batch = 2
 score_rows = 4
@@ -61,6 +73,48 @@ def test_the_student_is_within_the_budget_and_plain_transformers_loads_it(
     summary = (folder / "student.run" / "summary.html").read_text()
     assert "Layers of the student" in summary
     assert "What each alternative alone costs" in summary
+
+
+def test_fewer_heads_alone(bench: Path, tmp_path: Path) -> None:
+    """Trained further, and on a grid, each layer keeps its heads, and the padding its zeros."""
+    recipe = recipe_of(bench, "[target]\nparameters = 0.95\n", HEADS, DISTILL, QAD)
+    record = compress_model(recipe, tmp_path / "student")
+    layers = json.loads((tmp_path / "student" / "config.json").read_text())["edgelm_layers"]
+    assert [one for one in layers if one] == [{"num_key_value_heads": 1}] * sum(map(bool, layers))
+    assert 0 < sum(map(bool, layers)) < 4
+    assert stage(record, "puzzle").figures["layers"] == layers
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32).eval()
+    tokens = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        ours = load_model(tmp_path / "student")(tokens).logits
+        torch.testing.assert_close(plain(tokens).logits, ours, rtol=0, atol=1e-5)
+
+
+def test_measured_costs_stay_with_the_run(
+    bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timed once: a resumed run, and one with another budget, choose by the same times."""
+    monkeypatch.setattr(halves, "_ENOUGH_S", 0.0)
+    monkeypatch.setattr(halves, "_MOST_COPIES", 4)
+    puzzle = f'{PUZZLE}costs = "measured"\n'.replace(
+        "[target]\n", '[target]\nprecision = "int8"\nprompt = 32\nmin_tokens_per_second = 1.0\n'
+    )
+    record = compress_model(recipe_of(bench, puzzle.format(share=0.6)), tmp_path / "student")
+    costs = stage(record, "puzzle-costs").figures
+    kinds = {"attention 4/2 of 16", "attention 2/1 of 16", "MLP 96", "MLP 48", "head 320"}
+    assert set(costs["milliseconds"]) == kinds
+    milliseconds = [one["decode"] for one in costs["milliseconds"].values()]
+    rate = stage(record, "puzzle").figures["tokens_per_second"]
+    assert 1e3 / rate > min(milliseconds)
+    lines: list[str] = []
+    run = tmp_path / "student.run"
+    again = recipe_of(bench, puzzle.format(share=0.5))
+    other = compress_model(again, tmp_path / "other", run=run, report=lines.append)
+    assert "puzzle-costs: unchanged, skipped" in lines
+    assert stage(other, "puzzle-costs").figures == costs
+    impossible = puzzle.replace("second = 1.0", "second = 1e9").format(share=0.6)
+    with pytest.raises(DoesNotFit, match="tokens/s measured, 1000000000"):
+        compress_model(recipe_of(bench, impossible), tmp_path / "none", run=run)
 
 
 def test_another_budget_chooses_again_and_trains_no_alternative_again(
@@ -103,6 +157,21 @@ def test_refusals_before_anything_is_loaded(bench: Path) -> None:
             "has no alternatives",
         ),
         ("[target]\nparameters = 0.5\n[puzzle]\nmlp_ratios = [1.0]\n", "the teacher's own size"),
+        ("[target]\nparameters = 0.5\n[puzzle]\nkv_heads = [1, 1]\n", "a number is given twice"),
     ):
         with pytest.raises(BadInput, match=message):
             recipe_of(bench, text)
+
+
+@pytest.mark.parametrize(
+    ("target", "heads", "message"),
+    [
+        ("cpu", [2], r"kv_heads: 2 is not fewer than the teacher's 2 key heads; expected 1 to 1"),
+        ("rtx-4090", [1], "onnxruntime-cuda cannot run .*one shape for every layer.*remove kv_hea"),
+    ],
+)
+def test_heads_that_are_refused(bench: Path, target: str, heads: list[int], message: str) -> None:
+    engine = '\nengine = "onnxruntime-cuda"' if target != "cpu" else ""
+    text = f'[target]\nname = "{target}"{engine}\nparameters = 0.9\n[puzzle]\nkv_heads = {heads}\n'
+    with pytest.raises(BadInput, match=message):
+        preflight(recipe_of(bench, text), read_spec(bench / "teacher"))

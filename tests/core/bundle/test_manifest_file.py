@@ -271,6 +271,10 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
         lambda v: v["spec"]["layers"][3].update(intermediate_size=1 << 20),
         r"layers\[3\].intermediate_size is 1048576, expected 0 to spec.intermediate_size",
     ),
+    "spec-heads": (
+        lambda v: v["spec"]["layers"][3].update(num_attention_heads=3, num_key_value_heads=2),
+        r"layers\[3\].num_attention_heads is 3, expected a multiple of the layer's 2 key heads",
+    ),
     "head-multiple": (lambda v: v["spec"].update(num_attention_heads=10), "10 is not a multiple"),
     "size": (lambda v: v["files"]["model.onnx.data"].update(bytes=-1), r"`\$\.files"),
     "weights": (lambda v: v.update(weight_bytes=-1), r"`\$\.weight_bytes`"),

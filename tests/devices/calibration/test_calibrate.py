@@ -59,7 +59,11 @@ def sample(shape: StackShape, precision: str, kv: KvType) -> Sample:
 
 
 def solved() -> Found:
-    shapes = [StackShape(20, 512, 1536), StackShape(9, 768, 2048), StackShape(3, 1536, 4096)]
+    shapes = [
+        StackShape.of_widths(20, 512, 1536),
+        StackShape.of_widths(9, 768, 2048),
+        StackShape.of_widths(3, 1536, 4096),
+    ]
     return solve(
         45.0, [sample(s, p, kv) for p in WEIGHTS_GB_S for s in shapes for kv in CACHE_GB_S]
     )
@@ -79,7 +83,7 @@ def test_recovers_what_made_the_times() -> None:
 def test_no_cost_is_negative() -> None:
     # Wide layers slower than their bytes and narrow ones faster: a layer's cost would come out
     # below zero.
-    shapes = [StackShape(20, 512, 1536), StackShape(3, 1536, 4096)]
+    shapes = [StackShape.of_widths(20, 512, 1536), StackShape.of_widths(3, 1536, 4096)]
     times = [1.0, 9.0]
     samples = [
         Sample(shape, "int4", kv, time, time + 1, time, time + 1)

@@ -9,7 +9,7 @@ from edgelm.devices.calibration.stack import StackShape, build_stack
 from edgelm.devices.calibration.timing import TimedStack, read_gb_s
 from edgelm.quantize.precision import PRECISIONS, KvType
 
-TINY = StackShape(2, 192, 256)
+TINY = StackShape.of_widths(2, 192, 256)
 
 
 def test_parameters_by_hand() -> None:
@@ -20,14 +20,14 @@ def test_parameters_by_hand() -> None:
 @pytest.mark.parametrize("kv", ["fp32", "int8"])
 @pytest.mark.parametrize("precision", MEASURED)
 def test_runs(precision: str, kv: KvType) -> None:
-    stack = TimedStack(build_stack(TINY, PRECISIONS[precision], kv), TINY, kv, threads=1)
+    stack = TimedStack(build_stack(TINY, precision, kv), TINY, kv, threads=1)
     assert 0 < stack.milliseconds(1, 0) < 1e3
     assert 0 < stack.milliseconds(8, 100) < 1e3
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])
 def test_holds_the_bytes_it_is_charged_for(precision: str) -> None:
-    model = onnx.load_from_string(build_stack(TINY, PRECISIONS[precision], "int8"))
+    model = onnx.load_from_string(build_stack(TINY, precision, "int8"))
     stored = sum(
         np.prod(tensor.dims)
         * {onnx.TensorProto.UINT8: 1, onnx.TensorProto.FLOAT: 2}[tensor.data_type]

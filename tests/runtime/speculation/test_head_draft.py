@@ -296,8 +296,9 @@ def test_less_memory_leaves_it_out(bundle: Path, caplog: pytest.LogCaptureFixtur
     from edgelm.bundle import DRAFT, read_manifest
     from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 
-    need = loaded_bytes(read_manifest(bundle), CONTEXT)
-    added = draft_bytes(read_manifest(bundle / DRAFT), CONTEXT)
+    manifest = read_manifest(bundle)
+    need = loaded_bytes(manifest, CONTEXT)
+    added = draft_bytes(read_manifest(bundle / DRAFT), manifest, CONTEXT)
     with edgelm.load(bundle, threads=1, max_memory=need + added // 2) as lm:
         assert lm._sequences.slots[0].draft is None
         assert "is not loaded" in caplog.text

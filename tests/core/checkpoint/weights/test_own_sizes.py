@@ -14,7 +14,7 @@ from edgelm.compress.model import load_model
 from edgelm.errors import BadCheckpoint
 from edgelm.spec.layers.mixers import NoMixer
 from edgelm.spec.own_sizes import own_sizes
-from tests.checkpoints.own_sizes import OWN, own_sizes_model, save_own_sizes
+from tests.checkpoints.own_sizes import FEWER_HEADS, OWN, own_sizes_model, save_own_sizes
 
 FAMILIES = ["llama", "llama-untied", "qwen3", "phi3", "gemma3", "olmo2", "granite", "lfm2"]
 
@@ -23,7 +23,30 @@ FAMILIES = ["llama", "llama-untied", "qwen3", "phi3", "gemma3", "olmo2", "granit
 def test_transformers_loads_the_padded_file_and_edgelm_the_layers_own(
     tmp_path: Path, family: str
 ) -> None:
-    folder = save_own_sizes(family, tmp_path)
+    _check_same(save_own_sizes(family, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("llama-untied", "qwen2", "qwen3", "qwen3.5-keys", "phi3", "gemma2", "gpt-neox"),
+        *("stablelm", "granite-swa", "lfm2", "seed-oss"),
+    ],
+)
+def test_layers_with_fewer_heads(tmp_path: Path, family: str) -> None:
+    folder = save_own_sizes(family, tmp_path, FEWER_HEADS)
+    _check_same(folder)
+    spec = read_spec(folder)
+    first, last = (spec.layers[index] for index in (spec.attention_layers[0], -1))
+    queries = spec.num_attention_heads // spec.num_key_value_heads
+    if spec.layers[0].attends:
+        assert spec.heads(first) == (queries, 1, spec.head_dim)
+    assert spec.heads(last)[:2] == (spec.num_attention_heads, spec.num_key_value_heads)
+    assert spec.has_layer_heads
+    assert own_sizes(spec) == json.loads((folder / "config.json").read_text())["edgelm_layers"]
+
+
+def _check_same(folder: Path) -> None:
     ours, plain = load_model(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
     tokens = torch.randint(3, 100, (2, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -40,9 +63,12 @@ def test_transformers_loads_the_padded_file_and_edgelm_the_layers_own(
 @pytest.mark.parametrize(
     "family", ["llama", "gemma3", "olmo2", "lfm2", "starcoder2", "stablelm-parallel"]
 )
-def test_what_gets_no_gradient_is_not_trained(family: str) -> None:
+@pytest.mark.parametrize("own", [OWN, FEWER_HEADS], ids=["none", "fewer"])
+def test_what_gets_no_gradient_is_not_trained(family: str, own: list[dict[str, Any]]) -> None:
     """With several processes, all of them wait for every gradient."""
-    model = own_sizes_model(family).train()
+    if family == "olmo2" and own is FEWER_HEADS:
+        pytest.skip("its layers cannot have fewer heads")
+    model = own_sizes_model(family, own).train()
     model(torch.arange(3, 20)[None]).logits.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
@@ -72,16 +98,19 @@ def test_a_file_without_padding_is_read_too(tmp_path: Path) -> None:
         assert torch.equal(load_model(tmp_path)(tokens).logits, model(tokens).logits)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.layers.0.self_attn.o_proj.weight", "model.layers.0.mlp.down_proj.weight"]
-)
-def test_weights_in_the_padding_are_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("own", [OWN, FEWER_HEADS], ids=["none", "fewer"])
+@pytest.mark.parametrize("module", ["self_attn.o_proj", "mlp.down_proj"])
+def test_weights_in_the_padding_are_refused(
+    tmp_path: Path, module: str, own: list[dict[str, Any]]
+) -> None:
     """transformers would compute with them, and a bundle without."""
-    path = save_own_sizes("llama", tmp_path) / "model.safetensors"
+    path = save_own_sizes("llama", tmp_path, own) / "model.safetensors"
+    layer = 1 if own is FEWER_HEADS else 0
+    name = f"model.layers.{layer}.{module}.weight"
     tensors = load_file(path)
     tensors[name][0, -1] = 0.5
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(BadCheckpoint, match=r"layers\.0.* has nonzero weights in a part that"):
+    with pytest.raises(BadCheckpoint, match=r"layers\.[01].* has nonzero weights in a part that"):
         load_model(tmp_path)
 
 
@@ -94,6 +123,11 @@ def test_weights_in_the_padding_are_refused(tmp_path: Path, name: str) -> None:
         ([{"intermediate_size": 97}, {}, {}, {}], r"\[0\]: intermediate_size is 97, expected"),
         ([{"attention": 0}, {}, {}, {}], r"\[0\]: attention is 0, expected true or false"),
         ([{"attention": False}] * 4, "leaves no layer its attention"),
+        ([{"num_key_value_heads": 3}, {}, {}, {}], r"\[0\]: num_key_value_heads is 3, expected"),
+        (
+            [{"attention": False, "num_key_value_heads": 1}, {}, {}, {}],
+            r"\[0\]: num_key_value_heads is 1, and the layer has no attention",
+        ),
     ],
 )
 def test_descriptions_that_are_refused(tmp_path: Path, own: list[Any], message: str) -> None:
@@ -101,4 +135,13 @@ def test_descriptions_that_are_refused(tmp_path: Path, own: list[Any], message: 
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"edgelm_layers": own}))
     with pytest.raises(BadCheckpoint, match=message):
+        read_spec(tmp_path)
+
+
+def test_norms_over_all_heads_leave_no_choice(tmp_path: Path) -> None:
+    path = save_own_sizes("olmo2", tmp_path) / "config.json"
+    config = json.loads(path.read_text())
+    own = [{}, {"num_key_value_heads": 1}, {}, {}]
+    path.write_text(json.dumps(config | {"edgelm_layers": own}))
+    with pytest.raises(BadCheckpoint, match="queries and keys are normed over all heads together"):
         read_spec(tmp_path)

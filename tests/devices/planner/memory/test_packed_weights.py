@@ -113,7 +113,7 @@ def _write_graph(path: Path, precision: Int8 | Int4) -> int:
         cast = [f"scales.{index}"], [f"cast.{index}"]
         nodes.append(helper.make_node("Cast", *cast, to=TensorProto.FLOAT))
         inputs, output = ["x", f"levels.{index}", f"cast.{index}"], f"y.{index}"
-        options = {"K": _COLUMNS, "N": _ROWS, "bits": bits, "block_size": size}
+        options: dict[str, Any] = {"K": _COLUMNS, "N": _ROWS, "bits": bits, "block_size": size}
         nodes.append(
             helper.make_node(
                 "MatMulNBits", inputs, [output], domain="com.microsoft", accuracy_level=4, **options
