@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ _ROWS, _COLUMNS, _MATRICES = 2048, 2048, 8
 _SESSION = """
 import sys
 from pathlib import Path
+from typing import Any
 import onnxruntime
 from edgelm.runtime.engines.onnxruntime.ort import _load_file
 
