@@ -203,12 +203,16 @@ def obstacle(folder: Path, settings: msgspec.Struct) -> str | None:
     differing = sorted(key for key in ours if ours[key] != theirs.get(key))
     others = [key for key in differing if key not in LENGTH]
     if isinstance(settings, Distillation) and isinstance(before, Distillation) and not others:
-        done = max(map(_step_of, _found(folder)), default=0)
-        return settings.why_not_after(before, done)
+        return settings.why_not_after(before, steps_done(folder))
     if not differing:
         return None
     key = others[0] if others else differing[0]
     return f"{key} {theirs.get(key)!r}, now {ours[key]!r}"
+
+
+def steps_done(folder: Path) -> int:
+    """The step of the newest checkpoint in a folder; 0 if there is none."""
+    return max(map(_step_of, _found(folder)), default=0) if folder.is_dir() else 0
 
 
 def _settings_of(folder: Path, kind: type[msgspec.Struct]) -> msgspec.Struct | None:

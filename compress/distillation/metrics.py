@@ -17,14 +17,21 @@ FILE = "metrics.jsonl"
 
 
 class Metrics:
-    """The log of a run; lines after the step that it resumes from are overwritten."""
+    """The log of a run; lines after the step that it resumes from are overwritten.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Lines after its last step are removed: another one with the same checkpoints may have gone
+    further.
+    """
+
+    def __init__(self, folder: Path, last_step: int) -> None:
+        self.folder, self.last_step = folder, last_step
         self._file: Any = None
         self._board: Any = None
 
     def __enter__(self) -> "Metrics":
+        path = self.folder / FILE
+        if is_main_process() and any(one["step"] > self.last_step for one in read_metrics(path)):
+            self._keep_before(self.last_step + 1)
         return self
 
     def write(self, step: "Step") -> None:
@@ -40,16 +47,19 @@ class Metrics:
                 self._board.add_scalar(name, getattr(step, name), step.step)
 
     def _open(self, first: int) -> None:
-        path = self.folder / FILE
-        before = [row for row in read_metrics(path) if row["step"] < first]
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_file(path, "".join(json.dumps(row) + "\n" for row in before).encode())
-        self._file = path.open("a")
+        self._keep_before(first)
+        self._file = (self.folder / FILE).open("a")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=first)
+
+    def _keep_before(self, step: int) -> None:
+        path = self.folder / FILE
+        before = [row for row in read_metrics(path) if row["step"] < step]
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in before).encode())
 
     def __exit__(
         self,

@@ -152,9 +152,10 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             if math.isclose(was, now):
                 continue
             reason = f"the learning rate of step {step + 1} was {was:.6g}, and is now {now:.6g}"
-            if self.warmup_steps != (rising := before.warmup_steps):
-                same = max(0.0, (rising - 0.5) / self.steps)
-                reason += f"; warmup = {same:.3g} keeps the {rising} steps of the warmup"
+            if self.warmup_steps != (rising := before.warmup_steps) <= self.steps:
+                same = msgspec.structs.replace(self, warmup=_share_of(rising, self.steps))
+                if same.why_not_after(before, steps) is None:
+                    reason += f"; warmup = {same.warmup} keeps the {rising} steps of the warmup"
             return reason
         return None
 
@@ -193,3 +194,10 @@ class Distillation(Losses, frozen=True, forbid_unknown_fields=True, kw_only=True
             )
         if self.temperature <= 0:
             raise BadInput(f"temperature {self.temperature:g}: expected a number above 0")
+
+
+def _share_of(count: int, steps: int) -> float:
+    """The shortest `warmup` that gives this many of the steps."""
+    exact = max(0.0, (count - 0.5) / steps)
+    rounded = (float(f"{exact:.{digits}g}") for digits in range(1, 17))
+    return next((share for share in rounded if math.ceil(share * steps) == count), exact)

@@ -185,6 +185,8 @@ class _Run:
     def steps(self, after_step: Callable[[int], None]) -> Iterator[Step]:
         settings = self.settings
         first = self.checkpoints.resume()
+        if first == settings.last_step:
+            after_step(first)  # the training may not have ended there before
         begun = time.monotonic()
         for step in range(first, settings.last_step):
             learning_rate = settings.learning_rate_at(step)

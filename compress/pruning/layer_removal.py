@@ -32,8 +32,10 @@ def layer_losses(model: Model, measure: Measure) -> torch.Tensor:
     unpruned = measure(model)
     rises = torch.tensor([loss - unpruned for loss in block_losses(model, 1, measure)])
     removable = rises[rises.isfinite()]
-    highest = float(removable.max()) if len(removable) else 0.0  # for those that no student lacks
-    return rises.nan_to_num(posinf=highest)
+    highest = float(removable.max()) if len(removable) else 0.0
+    for layer in lasting_layers(spec_of(model)):  # which no student lacks
+        rises[layer] = highest
+    return rises
 
 
 def block_losses(

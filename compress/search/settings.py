@@ -58,6 +58,9 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             warmup=min(self.warmup_steps, steps) / steps,
             schedule="constant",
             stop_after=None,
+            # They mean nothing here, and a change of them would repeat the search.
+            decay=Distillation().decay,
+            final_learning_rate=None,
         )
 
     def steps_per_round(self, training: Distillation) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.distillation.cache_settings import CacheSettings
-from edgelm.compress.distillation.checkpoints import obstacle
+from edgelm.compress.distillation.checkpoints import obstacle, steps_done
 from edgelm.compress.distillation.loss.layer_map import default_map
 from edgelm.compress.distillation.metrics import FILE as METRICS
 from edgelm.compress.distillation.metrics import Metrics, read_metrics
@@ -150,6 +150,8 @@ def _length(settings: Distillation, stop: int | None = None) -> Length:
 
     def problem(folder: Path) -> str | None:
         checkpoints = folder / _CHECKPOINTS
+        if (folder / "model").exists() and not steps_done(checkpoints):
+            return "its checkpoints were removed"  # the result would be overwritten
         return obstacle(checkpoints, settings) if checkpoints.is_dir() else None
 
     return Length(LENGTH, problem, stop)
@@ -168,7 +170,7 @@ def _train(
 ) -> dict[str, Any]:
     """Run a training and log every step; returns its final figures."""
     checkpoints = folder / _CHECKPOINTS
-    with Metrics(folder) as metrics:
+    with Metrics(folder, settings.last_step) as metrics:
         for step in distill(
             student,
             teacher,

@@ -11,6 +11,7 @@ import torch
 
 import edgelm.compress.stages.state as state
 from edgelm.checkpoint.student import StudentRecord, read_student_record
+from edgelm.compress.distillation.metrics import read_metrics
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
 from tests.compress.recipes import (
@@ -261,14 +262,47 @@ def test_the_length_may_change_while_the_rate_is_constant(
     assert len(metrics[0]) == len(metrics[1]) == 8
 
 
+def test_a_training_may_end_at_its_last_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """It went further before, but the checkpoint has what a training that ends there has."""
+    usual, student = ("seed = 3\n", CORRECT, PRUNE), tmp_path / "student"
+    constant = 'schedule = "constant"\nwarmup = 0.0\nevaluate_every = 128\n'
+    copy_of_run(folder, student, without=("distill", "qad", "evaluate"))
+    recipe = write_recipe(folder, TEACHER, *usual, DISTILL + constant)
+    assert run(str(recipe), str(student), "--die-at", "distill: step 7/") == -9
+    shorter = DISTILL.replace("tokens = 1024", "tokens = 768") + constant
+    fresh, lines = tmp_path / "fresh", list[str]()
+    copy_of_run(folder, fresh, without=("distill", "qad", "evaluate"))
+    records = [
+        compress_model(recipe_of(folder, *usual, shorter), one, report=lines.append)
+        for one in (student, fresh)
+    ]
+    assert "distill: continuing with another length" in lines
+    assert stage(records[0], "distill").figures == stage(records[1], "distill").figures
+    folders = [one.with_name(f"{one.name}.run") / "distill" for one in (student, fresh)]
+    assert same(*(weights_of(one / "model") for one in folders))
+    for name in ("metrics.jsonl", "held_out.jsonl"):
+        steps = [[row["step"] for row in read_metrics(one / name)] for one in folders]
+        assert steps[0] == steps[1] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_result_without_checkpoints_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    student, lines = copy_of_run(folder, tmp_path / "student"), list[str]()
+    run_folder = student.with_name("student.run")
+    shutil.rmtree(run_folder / "qad" / "checkpoints")
+    longer = changed("tokens = 256", "tokens = 384")[:-1]
+    compress_model(recipe_of(folder, *longer), student, report=lines.append)
+    assert "qad: its checkpoints were removed, rerunning" in lines
+    replaced = run_folder / "replaced" / "qad-1" / "model"
+    assert same(weights_of(replaced), weights_of(folder / "student.run" / "qad" / "model"))
+
+
 @pytest.mark.parametrize(
     ("tokens", "warmup", "reason"),
     [
         (
             2048,
             0.2,
-            "the learning rate of step 1 was 0.0015, and is now 0.00075; warmup = 0.0938 keeps the "
-            "2 steps of the warmup",
+            "the learning rate of step 1 was 0.0015, and is now 0.00075",
         ),
         (2048, 0.1, "the learning rate of step 8 was 0.001505, and is now 0.003"),
         (512, 0.4, "8 steps are done, and the training now has 4"),

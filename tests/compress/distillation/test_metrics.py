@@ -30,7 +30,7 @@ def step_of(number: int, loss: float = 0.5) -> Step:
 
 
 def write(folder: Path, *steps: Step) -> None:
-    with Metrics(folder) as metrics:
+    with Metrics(folder, 9) as metrics:
         for step in steps:
             metrics.write(step)
 
@@ -57,7 +57,7 @@ def test_a_line_a_step(tmp_path: Path) -> None:
 
 
 def test_a_line_is_on_the_disk_at_once(tmp_path: Path) -> None:
-    with Metrics(tmp_path) as metrics:
+    with Metrics(tmp_path, 9) as metrics:
         metrics.write(step_of(1))
         assert len(read_metrics(tmp_path / FILE)) == 1
 
@@ -74,6 +74,14 @@ def test_steps_after_the_checkpoint_are_overwritten(tmp_path: Path) -> None:
         (5, 0.125),
     ]
     assert scalars(tmp_path, "loss") == {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.25, 5: 0.125}
+
+
+def test_lines_after_the_last_step_are_removed(tmp_path: Path) -> None:
+    """The checkpoint of an interrupted training may be the end of a shorter one."""
+    write(tmp_path, *(step_of(number) for number in range(1, 6)))
+    with Metrics(tmp_path, 4):
+        pass
+    assert [row["step"] for row in read_metrics(tmp_path / FILE)] == [1, 2, 3, 4]
 
 
 def test_a_torn_line(tmp_path: Path) -> None:

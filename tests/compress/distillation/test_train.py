@@ -98,6 +98,37 @@ def test_a_schedule_never_rises_to_its_end(peak: float, lowest: float) -> None:
     msgspec.structs.replace(settings, final_learning_rate=2 * peak, schedule="constant").check()
 
 
+@pytest.mark.parametrize(
+    ("steps", "warmup", "longer", "hint"),
+    [
+        (50_000, 0.2469, 100_000, "; warmup = 0.123445 keeps the 12345 steps of the warmup"),
+        (16, 0.125, 40, "; warmup = 0.04 keeps the 2 steps of the warmup"),
+        (16, 0.0, 40, "; warmup = 0.0 keeps the 0 steps of the warmup"),
+        (100, 0.9, 50, ""),  # a warmup that is longer than the training
+    ],
+)
+def test_the_warmup_that_keeps_what_is_done(
+    steps: int, warmup: float, longer: int, hint: str
+) -> None:
+    before = Distillation(
+        batch_size=1, sequence_length=1, tokens=steps, warmup=warmup, schedule="wsd"
+    )
+    after = msgspec.structs.replace(before, tokens=longer, warmup=warmup or 0.1)
+    reason = after.why_not_after(before, 10) or ""
+    assert reason.startswith("the learning rate of step 1 was ")
+    assert reason.partition("; ")[2] == hint.removeprefix("; ")
+    if hint:
+        share = float(hint.split()[3])
+        assert msgspec.structs.replace(after, warmup=share).why_not_after(before, 10) is None
+
+
+def test_no_warmup_keeps_what_the_schedule_changes() -> None:
+    before = Distillation(batch_size=1, sequence_length=1, tokens=20, warmup=0.1)
+    after = msgspec.structs.replace(before, tokens=40)
+    assert "; warmup = 0.04 keeps" in (after.why_not_after(before, 2) or "")
+    assert (after.why_not_after(before, 4) or "warmup").count("warmup") == 0
+
+
 def test_every_row_once_an_epoch() -> None:
     found = np.concatenate([rows_of_step(step, 10, 4, seed=3) for step in range(5)])
     assert sorted(found[:10].tolist()) == list(range(10))

@@ -16,7 +16,7 @@ from edgelm.compress.pruning.layer_removal import (
     text_loss,
     without_layers,
 )
-from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.prune import prune, top_k_indices
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.prunable import lasting_layers
@@ -79,6 +79,16 @@ def test_without_each_block(calm: TinyFactory, size: int) -> None:
     ]
     assert losses == pytest.approx(expected, abs=2e-5)
     assert seen == [(done + 1, len(expected)) for done in range(len(expected))]
+
+
+def test_a_loss_that_is_no_number_is_no_small_one() -> None:
+    """Layers without which the loss overflows must not look like those that do nothing."""
+    losses = iter([1.0, math.nan, math.inf, 1.5, 3.0, 2.0])  # of the model, then without a layer
+    rises = layer_losses(tiny_model("gemma4"), lambda _: next(losses))
+    expected = torch.tensor([math.nan, 2.0, 2.0, math.inf, 0.5, 2.0, 2.0])  # 1, 2 and 6 stay
+    assert torch.equal(rises.isnan(), expected.isnan())
+    assert rises.nan_to_num().equal(expected.nan_to_num())
+    assert top_k_indices(rises, 6).tolist() == [0, 1, 2, 3, 5, 6]
 
 
 def test_blocks_of_layers_that_are_needed() -> None:

@@ -103,6 +103,15 @@ def test_finalists_train_at_the_full_rate_however_long_the_run(tokens: int) -> N
     assert rates[10:] == pytest.approx([1e-4] * (schedule.steps - 10))
 
 
+def test_the_end_of_the_run_does_not_matter_for_finalists() -> None:
+    """A search is not repeated because the training after it decays in another way."""
+    run = Distillation(tokens=10**7, schedule="wsd", stop_after=10**6)
+    other = msgspec.structs.replace(
+        run, schedule="cosine", stop_after=None, decay=0.5, final_learning_rate=0.0
+    )
+    assert SearchSettings().schedule(run) == SearchSettings().schedule(other)
+
+
 def test_a_ranking_is_not_settled_before_its_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
