@@ -34,7 +34,9 @@ def test_both_give_the_same_logits(tmp_path: Path, precision: str, tied: bool) -
     assert [len(one.graph.segments) for one in manifests] == [0, 3]
     assert manifests[0].weight_bytes == manifests[1].weight_bytes
     prompt = [one.run(TOKENS[:30], 0, logits=1, cancelled=never).copy() for one in engines]
-    np.testing.assert_allclose(*prompt, rtol=0, atol=1e-4 * float(np.abs(prompt[0]).max()))
+    np.testing.assert_allclose(
+        prompt[0], prompt[1], rtol=0, atol=1e-4 * float(np.abs(prompt[0]).max())
+    )
     for at in range(30, 40):
         rows = [one.run(TOKENS[at : at + 1], at, logits=1, cancelled=never) for one in engines]
         assert (rows[0] == rows[1]).all()
