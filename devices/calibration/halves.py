@@ -30,11 +30,13 @@ _LEAST, _LEAST_OF_PROMPTS = 5, 1  # passes in a round
 class HalfTimes(msgspec.Struct, frozen=True):
     """Times of one half of a layer, in milliseconds.
 
-    decode: of one token. prompt: of all of a prompt's tokens.
+    decode: of one token. prompt: of all of a prompt's tokens. spread: the largest of the times of
+    a token over the smallest; far above 1 on a machine that did other work.
     """
 
     decode: float
     prompt: float
+    spread: float = 1.0
 
 
 class Passes(msgspec.Struct, frozen=True):
@@ -101,10 +103,12 @@ def time_halves(
             [_once(stack, one, passes) for stack, one in zip(stacks, wholes, strict=True)]
         )
         progress(number + 1, _ROUNDS)
-    return [
-        HalfTimes(median(one.decode for one in of_kind), median(one.prompt for one in of_kind))
-        for of_kind in zip(*rounds, strict=True)
-    ]
+    return [_middle(of_kind) for of_kind in zip(*rounds, strict=True)]
+
+
+def _middle(rounds: Sequence[HalfTimes]) -> HalfTimes:
+    steps = [one.decode for one in rounds]
+    return HalfTimes(median(steps), median(one.prompt for one in rounds), max(steps) / min(steps))
 
 
 def _once(stack: TimedStack, shape: StackShape, passes: Passes) -> HalfTimes:

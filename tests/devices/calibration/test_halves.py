@@ -51,6 +51,7 @@ def test_kinds_take_turns_and_medians_are_of_rounds(monkeypatch: pytest.MonkeyPa
     assert order == one_round * 5
     assert first.decode == pytest.approx(1.2)
     assert first.prompt == pytest.approx(4 * (8 + 8.24) / 2)
+    assert (first.spread, second.spread) == pytest.approx((9.0, 9.0))
     assert (second.decode, second.prompt) == pytest.approx((1.2, 4 * 8.0))
 
 
