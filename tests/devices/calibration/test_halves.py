@@ -68,6 +68,21 @@ def test_a_stack_holds_the_weights_of_its_kind(shape: StackShape) -> None:
         assert given.get("local_window_size") == shape.window
 
 
+def test_prompts_attend_in_fp32_with_every_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bundles do: the kernel for int8 caches is made for one token."""
+    built: list[tuple[int, str]] = []
+    real = halves.build_stack
+
+    def build(shape: StackShape, precision: str, kv: KvType, **given: int) -> bytes:
+        built.append((shape.layers, kv))
+        return real(shape, precision, kv, **given)
+
+    monkeypatch.setattr(halves, "build_stack", build)
+    monkeypatch.setattr(TimedStack, "milliseconds", lambda *_, **__: 1.0)
+    time_halves([ATTENTION, KINDS[-1]], "int8", "int8", PASSES, threads=1)
+    assert built == [(64, "int8"), (8, "fp32"), (64, "int8")]
+
+
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(halves, "available_bytes", lambda: 1000)
     with pytest.raises(DoesNotFit, match=r"timing 5 kinds of layers needs .* GB of free memory"):
