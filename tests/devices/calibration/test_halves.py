@@ -71,11 +71,10 @@ def test_a_stack_holds_the_weights_of_its_kind(shape: StackShape) -> None:
 def test_prompts_attend_in_fp32_with_every_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """As bundles do: the kernel for int8 caches is made for one token."""
     built: list[tuple[int, str]] = []
-    real = halves.build_stack
 
     def build(shape: StackShape, precision: str, kv: KvType, **given: int) -> bytes:
         built.append((shape.layers, kv))
-        return real(shape, precision, kv, **given)
+        return build_stack(shape, precision, kv, **given)
 
     monkeypatch.setattr(halves, "build_stack", build)
     monkeypatch.setattr(TimedStack, "milliseconds", lambda *_, **__: 1.0)
