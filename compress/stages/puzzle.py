@@ -28,6 +28,7 @@ from edgelm.compress.stages.state import State, plain, stage_record
 from edgelm.files.staging import replace_file
 from edgelm.spec.own_sizes import own_sizes
 
+_MOST_SPREAD = 1.5  # of times of the same layer, of which the median counts
 _COSTS, _LIBRARY, _SCORES = "costs.json", "library", "scores.json"
 
 
@@ -81,6 +82,12 @@ def _costs(
             state.progress(f"puzzle: timed {len(measured.shapes)} kinds, round {done} of {of}")
 
         times = measured.times(shown)
+        spread = max(one.spread for one in times.kinds.values())
+        if spread > _MOST_SPREAD:
+            state.progress(
+                f"puzzle: times of the same layer differ by a factor of {spread:.1f}: other "
+                f"programs ran meanwhile; remove {folder} to measure again on an idle machine"
+            )
         replace_file(folder / _COSTS, msgspec.json.encode(times))
         figures = {
             "machine": times.machine,

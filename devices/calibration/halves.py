@@ -20,7 +20,7 @@ from edgelm.quantize.precision import KV_BYTES, KvType
 _STACK_BYTES = 128_000_000  # beyond the caches of processors of edge devices
 TIMED_BYTES = 3_000_000_000
 """About the memory that a few kinds take, for estimates."""
-_MOST_COPIES = 64
+_MOST_COPIES, _COPIES_OF_PROMPTS = 64, 8
 _COPIES_IN_MEMORY = 3  # the graph while it is read, its weights, and their packed copy
 _ROUNDS = 5
 _ENOUGH_S = 0.05
@@ -30,11 +30,13 @@ _LEAST, _LEAST_OF_PROMPTS = 5, 1  # passes in a round
 class HalfTimes(msgspec.Struct, frozen=True):
     """Times of one half of a layer, in milliseconds.
 
-    decode: of one token. prompt: of all of a prompt's tokens.
+    decode: of one token. prompt: of all of a prompt's tokens. spread: the largest of the times of
+    a token over the smallest; far above 1 on a machine that did other work.
     """
 
     decode: float
     prompt: float
+    spread: float = 1.0
 
 
 class Passes(msgspec.Struct, frozen=True):
@@ -84,51 +86,72 @@ def time_halves(
         DoesNotFit: not enough memory is free.
         MissingPackage: onnx or ONNX Runtime is not installed.
     """
-    wholes = [one._replace(layers=_copies(one, precision)) for one in shapes]
-    needed = sum(_bytes(one, precision, kv, passes) for one in wholes)
+    kinds = [_Kind(one, precision, kv, passes) for one in shapes]
+    needed = sum(one.bytes_needed for one in kinds)
     if needed > available_bytes():
         raise DoesNotFit(
             f"timing {len(shapes)} kinds of layers needs {needed / 1e9:.1f} GB of free memory, but "
             f"only {available_bytes() / 1e9:.1f} GB are; close other programs and retry"
         )
-    stacks = []
-    for one in wholes:
-        model = build_stack(one, precision, kv, positions=passes.positions)
-        stacks.append(TimedStack(model, one, kv, threads, positions=passes.positions))
+    for one in kinds:
+        one.open(threads)
     rounds: list[list[HalfTimes]] = []
     for number in range(_ROUNDS):
-        rounds.append(
-            [_once(stack, one, passes) for stack, one in zip(stacks, wholes, strict=True)]
-        )
+        rounds.append([one.once() for one in kinds])
         progress(number + 1, _ROUNDS)
-    return [
-        HalfTimes(median(one.decode for one in of_kind), median(one.prompt for one in of_kind))
-        for of_kind in zip(*rounds, strict=True)
-    ]
+    return [_middle(of_kind) for of_kind in zip(*rounds, strict=True)]
 
 
-def _once(stack: TimedStack, shape: StackShape, passes: Passes) -> HalfTimes:
-    step = stack.milliseconds(1, passes.depth, least=_LEAST, enough_s=_ENOUGH_S)
-    decode = step / shape.layers
-    if shape.outputs:  # of a prompt's last token alone
-        return HalfTimes(decode, decode)
-    ends = passes.chunks if shape.heads else [0]
-    chunks = [
-        stack.milliseconds(passes.width, past, least=_LEAST_OF_PROMPTS, enough_s=_ENOUGH_S)
-        for past in ends
-    ]
-    mean = sum(chunks) / len(chunks)  # attention's time grows evenly with what precedes a chunk
-    return HalfTimes(decode, mean / shape.layers * passes.prompt / passes.width)
+def _middle(rounds: Sequence[HalfTimes]) -> HalfTimes:
+    steps = [one.decode for one in rounds]
+    return HalfTimes(median(steps), median(one.prompt for one in rounds), max(steps) / min(steps))
 
 
-def _copies(shape: StackShape, precision: str) -> int:
-    bits = KERNELS["onnxruntime"].precision(precision).bits_per_weight
-    one = shape.parameters_per_layer * bits / 8
-    return max(1, min(_MOST_COPIES, round(_STACK_BYTES / one)))
+class _Kind:
+    """One kind of half: a stack for single tokens, and a smaller one for prompts.
 
+    Prompts multiply more than they read. In a bundle they attend in fp32 with every type of cache.
+    """
 
-def _bytes(shape: StackShape, precision: str, kv: KvType, passes: Passes) -> int:
-    bits = KERNELS["onnxruntime"].precision(precision).bits_per_weight
-    weights = shape.parameters_per_layer * bits / 8
-    cache = 2 * shape.kv_heads * shape.head_dim * passes.positions * KV_BYTES[kv]
-    return int(shape.layers * (_COPIES_IN_MEMORY * weights + cache))
+    def __init__(self, shape: StackShape, precision: str, kv: KvType, passes: Passes) -> None:
+        bits = KERNELS["onnxruntime"].precision(precision).bits_per_weight
+        one = shape.parameters_per_layer * bits / 8
+        copies = max(1, min(_MOST_COPIES, round(_STACK_BYTES / one)))
+        self.precision, self.passes = precision, passes
+        self.parts: list[tuple[StackShape, KvType]] = [(shape._replace(layers=copies), kv)]
+        if not shape.outputs:  # a head runs for the last token of a prompt alone
+            self.parts.append((shape._replace(layers=min(copies, _COPIES_OF_PROMPTS)), "fp32"))
+        self.stacks: list[TimedStack] = []
+
+    @property
+    def bytes_needed(self) -> int:
+        """Memory of its stacks."""
+        bits = KERNELS["onnxruntime"].precision(self.precision).bits_per_weight
+        total = 0.0
+        for shape, kv in self.parts:
+            weights = shape.parameters_per_layer * bits / 8
+            cache = 2 * shape.kv_heads * shape.head_dim * self.passes.positions * KV_BYTES[kv]
+            total += shape.layers * (_COPIES_IN_MEMORY * weights + cache)
+        return int(total)
+
+    def open(self, threads: int) -> None:
+        """Build the stacks."""
+        positions = self.passes.positions
+        for shape, kv in self.parts:
+            model = build_stack(shape, self.precision, kv, positions=positions)
+            self.stacks.append(TimedStack(model, shape, kv, threads, positions=positions))
+
+    def once(self) -> HalfTimes:
+        """The times of one round."""
+        passes, (shape, _) = self.passes, self.parts[0]
+        step = self.stacks[0].milliseconds(1, passes.depth, least=_LEAST, enough_s=_ENOUGH_S)
+        decode = step / shape.layers
+        if shape.outputs:
+            return HalfTimes(decode, decode)
+        stack, layers = self.stacks[1], self.parts[1][0].layers
+        chunks = [
+            stack.milliseconds(passes.width, past, least=_LEAST_OF_PROMPTS, enough_s=_ENOUGH_S)
+            for past in (passes.chunks if shape.heads else [0])
+        ]
+        mean = sum(chunks) / len(chunks)  # attention's time grows evenly with what precedes a chunk
+        return HalfTimes(decode, mean / layers * passes.prompt / passes.width)

@@ -51,6 +51,7 @@ def test_kinds_take_turns_and_medians_are_of_rounds(monkeypatch: pytest.MonkeyPa
     assert order == one_round * 5
     assert first.decode == pytest.approx(1.2)
     assert first.prompt == pytest.approx(4 * (8 + 8.24) / 2)
+    assert (first.spread, second.spread) == pytest.approx((9.0, 9.0))
     assert (second.decode, second.prompt) == pytest.approx((1.2, 4 * 8.0))
 
 
@@ -65,6 +66,20 @@ def test_a_stack_holds_the_weights_of_its_kind(shape: StackShape) -> None:
         given = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
         assert (given["num_heads"], given["kv_num_heads"]) == (shape.heads, shape.kv_heads)
         assert given.get("local_window_size") == shape.window
+
+
+def test_prompts_attend_in_fp32_with_every_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bundles do: the kernel for int8 caches is made for one token."""
+    built: list[tuple[int, str]] = []
+
+    def build(shape: StackShape, precision: str, kv: KvType, **given: int) -> bytes:
+        built.append((shape.layers, kv))
+        return build_stack(shape, precision, kv, **given)
+
+    monkeypatch.setattr(halves, "build_stack", build)
+    monkeypatch.setattr(TimedStack, "milliseconds", lambda *_, **__: 1.0)
+    time_halves([ATTENTION, KINDS[-1]], "int8", "int8", PASSES, threads=1)
+    assert built == [(64, "int8"), (8, "fp32"), (64, "int8")]
 
 
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
