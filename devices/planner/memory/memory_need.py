@@ -16,7 +16,7 @@ from edgelm.spec.groups import HEAD
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
 # Blocks of a run have many sizes, and glibc's heap keeps the holes between them: a run leaves two
 # to four times what it held at its peak.
-_HEAP_HOLES = 2.5
+_HEAP_HOLES = 3
 # Attention holds scores by tiles, a tile for each thread (measured with two).
 _TILES = 6_000_000
 # Of a tokenizer, for each token: what stays, and what is needed while its file is read.

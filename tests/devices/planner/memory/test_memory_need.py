@@ -23,17 +23,17 @@ def workspace(**over: Any) -> int:
 
 def test_chunk_in_fp32_with_its_scores() -> None:
     # Sixteen rows, each with scores of four heads over 48 tokens, and the holes of the heap.
-    assert workspace() == 2.5 * 4 * (16 * (ROW + 4 * 48) + LOGITS)
+    assert workspace() == 3 * 4 * (16 * (ROW + 4 * 48) + LOGITS)
 
 
 def test_scores_are_held_by_tiles() -> None:
     # Of 512 rows by four heads by 8,192 tokens only tiles are in memory at a time.
-    assert workspace(context=8192, chunk=512) == 2.5 * (4 * (512 * ROW + LOGITS) + 6_000_000)
+    assert workspace(context=8192, chunk=512) == 3 * (4 * (512 * ROW + LOGITS) + 6_000_000)
 
 
 def test_int8_cache_is_widened() -> None:
     # Four matrices of 48 tokens by two heads of two, in fp32.
-    assert workspace(kv="int8") == workspace() + 2.5 * 4 * (4 * 48 * 4)
+    assert workspace(kv="int8") == workspace() + 3 * 4 * (4 * 48 * 4)
 
 
 def test_chunk_is_no_longer_than_the_context() -> None:
