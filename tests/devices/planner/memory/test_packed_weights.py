@@ -113,12 +113,10 @@ def _write_graph(path: Path, precision: Int8 | Int4) -> int:
         cast = [f"scales.{index}"], [f"cast.{index}"]
         nodes.append(helper.make_node("Cast", *cast, to=TensorProto.FLOAT))
         inputs, output = ["x", f"levels.{index}", f"cast.{index}"], f"y.{index}"
-        options = {"K": _COLUMNS, "N": _ROWS, "bits": bits, "block_size": size}
-        nodes.append(
-            helper.make_node(
-                "MatMulNBits", inputs, [output], domain="com.microsoft", accuracy_level=4, **options
-            )
-        )
+        node = helper.make_node("MatMulNBits", inputs, [output], domain="com.microsoft")
+        options = {"K": _COLUMNS, "N": _ROWS, "bits": bits, "block_size": size, "accuracy_level": 4}
+        node.attribute.extend(helper.make_attribute(*one) for one in options.items())
+        nodes.append(node)
         outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["T", _ROWS]))
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", _COLUMNS])
     graph = helper.make_graph(nodes, "products", [given], outputs, tensors)
