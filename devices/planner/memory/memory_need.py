@@ -15,9 +15,9 @@ from edgelm.spec.draft_head import hidden_rows
 from edgelm.spec.groups import HEAD
 
 _GATE_ROWS = 3 * 256  # rows of logits during the gate: source, export, difference
-# Blocks of a run have many sizes, and glibc's heap keeps the holes between them: a run leaves two
-# to four times what it held at its peak.
-_HEAP_HOLES = 2.5
+# Blocks of a run have many sizes, and glibc's heap keeps the holes between them. Each layer leaves
+# some: a run of one layer takes what it holds at its peak, one of 16 and more three times that.
+_HOLES_PER_LAYER, _MOST_HOLES = 1 / 8, 2
 # Attention holds scores by tiles, a tile for each thread (measured with two).
 _TILES = 6_000_000
 # Of a tokenizer, for each token: what stays, and what is needed while its file is read.
@@ -43,7 +43,8 @@ def workspace_bytes(
         return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
     scores = min(_TILES, 4 * rows * spec.num_attention_heads * context)
     live = 4 * (rows * widest + 4 * elements + spec.vocab_size) + scores
-    return int(_HEAP_HOLES * live)
+    holes = min(_MOST_HOLES, _HOLES_PER_LAYER * spec.num_hidden_layers)
+    return int((1 + holes) * live)
 
 
 def host_bytes(spec: DecoderSpec, engine: str) -> int:

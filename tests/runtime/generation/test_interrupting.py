@@ -149,20 +149,22 @@ def test_logits_of_nothing_leave_the_cache_alone(
 
 def test_runs_one_after_the_other_have_one_thread() -> None:
     # Each new thread would have a part of the heap, which keeps the memory of a run.
-    seen: list[int] = []
+    seen: list[threading.Thread] = []
     for _ in range(20):
-        run_interruptible(lambda: seen.append(threading.get_ident()), lambda: None, lambda: False)
+        run_interruptible(
+            lambda: seen.append(threading.current_thread()), lambda: None, lambda: False
+        )
     assert len(seen) == 20
     assert len(set(seen)) == 1
 
 
 def test_runs_at_the_same_time_have_threads_of_their_own() -> None:
     together = threading.Barrier(2, timeout=60)
-    seen: list[int] = []
+    seen: list[threading.Thread] = []
 
     def call() -> None:
         together.wait()
-        seen.append(threading.get_ident())
+        seen.append(threading.current_thread())
 
     def run() -> None:
         run_interruptible(call, lambda: None, lambda: False)

@@ -22,18 +22,25 @@ def workspace(**over: Any) -> int:
 
 
 def test_chunk_in_fp32_with_its_scores() -> None:
-    # Sixteen rows, each with scores of four heads over 48 tokens, and the holes of the heap.
-    assert workspace() == 2.5 * 4 * (16 * (ROW + 4 * 48) + LOGITS)
+    # Sixteen rows, each with scores of four heads over 48 tokens, and the holes of two layers.
+    assert workspace() == 1.25 * 4 * (16 * (ROW + 4 * 48) + LOGITS)
 
 
 def test_scores_are_held_by_tiles() -> None:
     # Of 512 rows by four heads by 8,192 tokens only tiles are in memory at a time.
-    assert workspace(context=8192, chunk=512) == 2.5 * (4 * (512 * ROW + LOGITS) + 6_000_000)
+    assert workspace(context=8192, chunk=512) == 1.25 * (4 * (512 * ROW + LOGITS) + 6_000_000)
+
+
+@pytest.mark.parametrize(("layers", "factor"), [(1, 1.125), (8, 2), (16, 3), (64, 3)])
+def test_each_layer_leaves_holes_in_the_heap(layers: int, factor: float) -> None:
+    stack = msgspec.structs.replace(SPEC, num_hidden_layers=layers, layers=SPEC.layers[:1] * layers)
+    held = 4 * (16 * (ROW + 4 * 48) + LOGITS)
+    assert workspace_bytes(stack, kv="fp32", context=48, chunk=16) == factor * held
 
 
 def test_int8_cache_is_widened() -> None:
     # Four matrices of 48 tokens by two heads of two, in fp32.
-    assert workspace(kv="int8") == workspace() + 2.5 * 4 * (4 * 48 * 4)
+    assert workspace(kv="int8") == workspace() + 1.25 * 4 * (4 * 48 * 4)
 
 
 def test_chunk_is_no_longer_than_the_context() -> None:

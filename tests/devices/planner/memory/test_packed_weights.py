@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +23,6 @@ _ROWS, _COLUMNS, _MATRICES = 2048, 2048, 8
 _SESSION = """
 import sys
 from pathlib import Path
-from typing import Any
 import onnxruntime
 from edgelm.runtime.engines.onnxruntime.ort import _load_file
 
@@ -115,12 +113,10 @@ def _write_graph(path: Path, precision: Int8 | Int4) -> int:
         cast = [f"scales.{index}"], [f"cast.{index}"]
         nodes.append(helper.make_node("Cast", *cast, to=TensorProto.FLOAT))
         inputs, output = ["x", f"levels.{index}", f"cast.{index}"], f"y.{index}"
-        options: dict[str, Any] = {"K": _COLUMNS, "N": _ROWS, "bits": bits, "block_size": size}
-        nodes.append(
-            helper.make_node(
-                "MatMulNBits", inputs, [output], domain="com.microsoft", accuracy_level=4, **options
-            )
-        )
+        node = helper.make_node("MatMulNBits", inputs, [output], domain="com.microsoft")
+        options = {"K": _COLUMNS, "N": _ROWS, "bits": bits, "block_size": size, "accuracy_level": 4}
+        node.attribute.extend(helper.make_attribute(*one) for one in options.items())
+        nodes.append(node)
         outputs.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["T", _ROWS]))
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", _COLUMNS])
     graph = helper.make_graph(nodes, "products", [given], outputs, tensors)
