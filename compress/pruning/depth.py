@@ -6,7 +6,7 @@ import msgspec
 
 from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import layer_of
-from edgelm.compress.pruning.prune import pruned_config
+from edgelm.compress.pruning.student_config import pruned_config
 from edgelm.compress.pruning.shape import Shape
 
 

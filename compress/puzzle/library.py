@@ -14,7 +14,7 @@ from torch import nn
 
 from edgelm.compress.model import Model
 from edgelm.compress.pruning.importance import Importance
-from edgelm.compress.pruning.prune import top_k_indices
+from edgelm.compress.pruning.indices import top_k_indices
 from edgelm.compress.puzzle.alternatives import Alternative
 from edgelm.compress.puzzle.narrow_mlp import narrow_mlp
 from edgelm.errors import BadInput
