@@ -6,8 +6,8 @@ import msgspec
 
 from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import layer_of
-from edgelm.compress.pruning.student_config import pruned_config
 from edgelm.compress.pruning.shape import Shape
+from edgelm.compress.pruning.student_config import pruned_config
 
 
 def with_layers(model: Model, layers: Sequence[int]) -> Model:

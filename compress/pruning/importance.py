@@ -30,7 +30,7 @@ from edgelm.spec.tensor_names import stored_name
 
 _AGGREGATION = Aggregation()
 _FIELDS = ("heads", "neurons", "channels", "layers")
-_OPTIONAL = ("active", "experts", "expert_neurons", "mamba_heads")
+_OPTIONAL = ("gates", "experts", "expert_neurons", "mamba_heads")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Importance:
     channels: channels of the residual stream [hidden_size], summed over all norms.
     layers: block influence [layers], 0 (the layer copies its input) to 2; ShortGPT
         (arXiv 2403.03853).
-    active: share of tokens for which a neuron is not zero, like `neurons`; only of models with
-        sparse activations (Gemma 3n).
+    gates: mean and mean square of every neuron's gate, [layers, 2, widest MLP]; only of models
+        with sparse activations (Gemma 3n).
     experts: routed experts [layers, experts], and expert_neurons: their neurons [layers, experts,
         size] (edgelm.compress.pruning.experts); only of models with experts, zero in layers
         without.
@@ -56,7 +56,7 @@ class Importance:
     neurons: torch.Tensor
     channels: torch.Tensor
     layers: torch.Tensor
-    active: torch.Tensor | None = None
+    gates: torch.Tensor | None = None
     experts: torch.Tensor | None = None
     expert_neurons: torch.Tensor | None = None
     mamba_heads: torch.Tensor | None = None
@@ -160,7 +160,7 @@ def score(
         layers=torch.stack(
             [totals.mean(("layers", layer)) for layer in range(spec.num_hidden_layers)]
         ),
-        active=_stacked(spec, totals.mean, "active", _widest(spec)) if _is_sparse(spec) else None,
+        gates=_gates(spec, totals) if _is_sparse(spec) else None,
         experts=experts.experts(),
         expert_neurons=experts.neurons(),
         mamba_heads=_stacked(spec, totals.score, "mamba", mamba.heads) if mamba else None,
@@ -198,6 +198,13 @@ def _optional_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
         shapes["experts"] = (layers, mixture.experts)
         shapes["expert_neurons"] = (layers, mixture.experts, mixture.size)
     return shapes if mamba is None else shapes | {"mamba_heads": (layers, mamba.heads)}
+
+
+def _gates(spec: DecoderSpec, totals: "_Totals") -> torch.Tensor:
+    found = torch.zeros(spec.num_hidden_layers, 2, spec.mlp_width)
+    for index, layer in enumerate(spec.layers):
+        found[index, :, : spec.mlp_size(layer)] = totals.mean(("gates", index))
+    return found
 
 
 def _is_sparse(spec: DecoderSpec) -> bool:
@@ -264,10 +271,13 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
         return hook
 
     def neurons(layer: int) -> Any:
-        def hook(_: nn.Module, inputs: Any) -> None:
-            totals.add(("neurons", layer), inputs[0])
-            if _is_sparse(spec):
-                totals.add_samples(("active", layer), (inputs[0] != 0).float().mean(1))
+        return lambda _, inputs: totals.add(("neurons", layer), inputs[0])
+
+    def gates(layer: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+            values = output.float()
+            moments = torch.stack([values.mean(1), values.square().mean(1)], dim=1)
+            totals.add_samples(("gates", layer), moments)
 
         return hook
 
@@ -295,6 +305,9 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
         if mlp_neurons(spec, own):
             down = submodule(index, f"mlp{'.shared_expert' if own.mlp else ''}.down_proj")
             hooks.append(down.register_forward_pre_hook(neurons(index)))
+        if _is_sparse(spec):
+            gate = submodule(index, "mlp.gate_proj")
+            hooks.append(gate.register_forward_hook(gates(index)))
         if isinstance(mamba := own.recurrent, Mamba2):
             output = submodule(index, "mamba.out_proj")
             hook = heads("mamba", index, mamba.heads)

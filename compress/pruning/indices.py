@@ -54,7 +54,7 @@ def select_indices(
     shape.check_within(spec)
     importance.check(spec)
     if layers is None:
-        layers = _most_influential(spec, importance.layers, shape.num_hidden_layers)
+        layers = most_influential(spec, importance.layers, shape.num_hidden_layers)
     _check_layers(layers, spec, shape)
     groups, heads, merged = [], [], []
     for layer in layers:
@@ -138,7 +138,7 @@ def _scores(scores: torch.Tensor | None, size: str) -> torch.Tensor:
     return scores
 
 
-def _most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
+def most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
     """The layers of highest block influence, at least one of them with attention."""
     if lasting := lasting_layers(spec):  # which attend
         scores = scores.index_fill(0, torch.tensor(lasting), float("inf"))

@@ -71,7 +71,9 @@ def layers_without_best_block(model: Model, size: int, measure: Measure) -> list
 @contextmanager
 def without_layers(model: Model, layers: Collection[int]) -> Iterator[None]:
     """Within the context, the given layers return their input."""
-    in_tuple = spec_of(model).family == "falcon_h1"  # whose class reads the first of several outputs
+    in_tuple = (
+        spec_of(model).family == "falcon_h1"
+    )  # whose class reads the first of several outputs
 
     def skip(hidden_states: torch.Tensor, *_: Any, **__: Any) -> Any:
         return (hidden_states,) if in_tuple else hidden_states

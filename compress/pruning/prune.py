@@ -31,7 +31,7 @@ from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.indices import PruneIndices, select_indices
 from edgelm.compress.pruning.refit import refitted
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.pruning.sparse_activations import with_active_neurons
+from edgelm.compress.pruning.sparse_activations import keep_cutoffs
 from edgelm.compress.pruning.student_config import pruned_config
 from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
@@ -81,12 +81,12 @@ def prune(
         if (new := _student_name(name, indices)) is not None:
             state[new] = _slice(spec, shape, name, tensor.detach(), indices, moments)
     config = pruned_config(model.config, shape, indices.layers)
-    if importance.active is not None:
-        active = [
-            importance.active[layer][: spec.mlp_size(spec.layers[layer])]
+    if importance.gates is not None:
+        gates = [
+            importance.gates[layer, :, : spec.mlp_size(spec.layers[layer])]
             for layer in indices.layers
         ]
-        with_active_neurons(config, active, indices.neurons)
+        keep_cutoffs(config, gates, indices.neurons)
     return build_model(config, state)
 
 

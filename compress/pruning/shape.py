@@ -1,12 +1,13 @@
 """The sizes that pruning changes."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
 
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.depth import with_depth
+from edgelm.spec.depth import with_depth, with_layers
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.prunable import (
     fixed_sizes,
@@ -64,16 +65,20 @@ class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
             field: size for field, size in msgspec.structs.asdict(self).items() if size is not None
         }
 
-    def applied_to(self, spec: DecoderSpec) -> DecoderSpec:
-        """The decoder in this shape, for estimates: which of its layers are kept is not known."""
-        ours = {field: size for field, size in self.sizes.items() if field not in _LACKING}
-        smaller = with_intermediate_size(spec, self.intermediate_size)
+    def applied_to(self, spec: DecoderSpec, layers: Sequence[int] | None = None) -> DecoderSpec:
+        """The decoder in this shape, for estimates, with these layers if they are known."""
+        if layers is None:
+            shallow = with_depth(spec, self.num_hidden_layers)
+        else:
+            shallow = with_layers(spec, layers)
+        smaller = with_intermediate_size(shallow, self.intermediate_size)
         if self.num_experts is not None and self.moe_intermediate_size is not None:
             sizes = (self.num_experts, self.moe_intermediate_size, self.intermediate_size)
             smaller = with_experts(smaller, *sizes)
         if self.mamba_num_heads is not None:
             smaller = with_mamba_heads(smaller, self.mamba_num_heads)
-        return msgspec.structs.replace(with_depth(smaller, self.num_hidden_layers), **ours)
+        ours = {field: size for field, size in self.sizes.items() if field not in _LACKING}
+        return msgspec.structs.replace(smaller, **ours)
 
     def check_within(self, spec: DecoderSpec) -> None:
         """Raise BadInput unless the decoder can be pruned to this shape."""

@@ -1,6 +1,7 @@
 """A shape with its costs as the planner predicts them for a device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import msgspec
 
@@ -40,15 +41,30 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class CostModel:
-    """The planner's predictions for shapes of one decoder on one device."""
+    """The planner's predictions for shapes of one decoder on one device.
 
-    def __init__(self, spec: DecoderSpec, profile: Profile, budget: Budget) -> None:
+    Args:
+        spec: the decoder.
+        profile: of the device.
+        budget: the limits.
+        layers: which layers a student with this number of them keeps; None before that is known.
+            It matters where layers differ in size.
+    """
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        profile: Profile,
+        budget: Budget,
+        layers: Callable[[int], Sequence[int]] | None = None,
+    ) -> None:
         self.spec, self.profile, self.budget = spec, profile, budget
+        self._layers = cache(layers) if layers else lambda _: None
         self.kernels = kernels_of(profile.engine(budget.request.engine).name)
 
     def __call__(self, shape: Shape) -> Candidate:
         """Predicted costs; `missing` lists the limits that are exceeded."""
-        spec = shape.applied_to(self.spec)
+        spec = shape.applied_to(self.spec, self._layers(shape.num_hidden_layers))
         context = self.budget.request.context or min(4096, spec.max_position_embeddings)
         request = msgspec.structs.replace(self.budget.request, context=context)
         planned = predict(spec, self.profile, request)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import Model, save_model
 from edgelm.compress.preflight import requested_shape
 from edgelm.compress.pruning.aggregation import Aggregation
-from edgelm.compress.pruning.importance import Importance, score
+from edgelm.compress.pruning.importance import score
+from edgelm.compress.pruning.indices import most_influential
 from edgelm.compress.pruning.layer_removal import (
     Measure,
     layer_losses,
@@ -105,7 +107,9 @@ def search_shape(state: State) -> Shape:
     assert recipe.search is not None
     settings, target = recipe.search, recipe.target
     schedule = settings.schedule(state.training(recipe.distill or DistillStage()))
-    cost = CostModel(state.teacher.spec, load_profile(target.name), target.budget)
+    cost = CostModel(
+        state.teacher.spec, load_profile(target.name), target.budget, _ranked_layers(state)
+    )
 
     def work(folder: Path) -> StageRecord:
         def report(what: str, candidates: Any) -> None:
@@ -144,6 +148,13 @@ def search_shape(state: State) -> Shape:
     content = (folder / "candidates.json").read_bytes()
     state.candidates = msgspec.json.decode(content, type=list[Candidate])
     return state.candidates[0].shape
+
+
+def _ranked_layers(state: State) -> Callable[[int], list[int]] | None:
+    """The layers that students keep by their scores; None where each depth is measured."""
+    if state.recipe.importance.layers == "block":
+        return None
+    return partial(most_influential, state.teacher.spec, state.importance().layers)
 
 
 def _with_layer_map(state: State, schedule: Distillation, shape: Shape) -> Distillation:

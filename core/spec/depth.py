@@ -1,5 +1,7 @@
 """A decoder with fewer layers, for estimates of what it costs."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from edgelm.spec.decoder import DecoderSpec
@@ -13,9 +15,8 @@ def with_depth(spec: DecoderSpec, count: int) -> DecoderSpec:
     others are at equal distances, because the first ones are all of one kind (Gemma 3n, Gemma 4).
     The first layers of a hybrid may have no attention, and a decoder without any has no cache.
     """
-    lasting = lasting_layers(spec)
-    if lasting:
-        return _with_lasting(spec, lasting, max(count, len(lasting)))
+    if lasting := lasting_layers(spec):
+        return with_layers(spec, _spread(spec, lasting, max(count, len(lasting))))
     layers = spec.layers[:count]
     if count and not any(layer.attends for layer in layers):
         first = next((layer for layer in spec.layers if layer.attends), layers[-1])
@@ -23,10 +24,13 @@ def with_depth(spec: DecoderSpec, count: int) -> DecoderSpec:
     return msgspec.structs.replace(spec, num_hidden_layers=len(layers), layers=layers)
 
 
-def _with_lasting(spec: DecoderSpec, lasting: tuple[int, ...], count: int) -> DecoderSpec:
-    others = [index for index in range(len(spec.layers)) if index not in lasting]
-    more = min(count, len(spec.layers)) - len(lasting)
-    kept = sorted([*lasting, *(others[at * len(others) // more] for at in range(more))])
+def with_layers(spec: DecoderSpec, kept: Sequence[int]) -> DecoderSpec:
+    """The decoder with these layers, all that others need among them.
+
+    Args:
+        spec: the decoder.
+        kept: ascending indices.
+    """
     layers = tuple(
         layer
         if (source := layer.shares_kv_of) is None
@@ -34,3 +38,9 @@ def _with_lasting(spec: DecoderSpec, lasting: tuple[int, ...], count: int) -> De
         for layer in map(spec.layers.__getitem__, kept)
     )
     return msgspec.structs.replace(spec, num_hidden_layers=len(layers), layers=layers)
+
+
+def _spread(spec: DecoderSpec, lasting: tuple[int, ...], count: int) -> list[int]:
+    others = [index for index in range(len(spec.layers)) if index not in lasting]
+    more = min(count, len(spec.layers)) - len(lasting)
+    return sorted([*lasting, *(others[at * len(others) // more] for at in range(more))])

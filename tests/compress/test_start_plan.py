@@ -143,11 +143,40 @@ def test_experts_are_not_pruned(bench: Path, table: str) -> None:
         preflight(recipe_of(bench, table, DISTILL), spec)
 
 
-@pytest.mark.parametrize("name", ["gemma3n", "gemma4"])
-def test_layers_that_share_are_not_pruned(bench: Path, name: str) -> None:
+_TABLES = {
+    "prune": "[prune]\nnum_key_value_heads = 1\nnum_attention_heads = 2\n",
+    "block": '[importance]\nlayers = "block"\n[prune]\nnum_hidden_layers = 3\n',
+    "draft": "[draft]\nnum_hidden_layers = 3\n",
+    "puzzle": "[target]\nparameters = 0.7\n[puzzle]\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "message"),
+    [
+        ("gemma4", "prune", "cannot prune num_key_value_heads of gemma4_text: layers share"),
+        ("gemma4", "block", 'layers = "block" cannot remove 4 layers of gemma4_text: layers 1, 2'),
+        ("gemma3n", "draft", r"\[draft\] cannot take a few layers of gemma3n_text: some read"),
+        ("gemma3n", "puzzle", "cannot replace layers of gemma3n_text: its layers read keys"),
+        ("gemma4-dense", "puzzle", "layers of gemma4_text: its layers have heads or inputs of"),
+        ("nemotron-h", "puzzle", "layers of nemotron_h: each of its layers is an attention, a"),
+        ("falcon-h1", "puzzle", "layers of falcon_h1: its attention is parallel to Mamba-2"),
+    ],
+)
+def test_only_what_is_impossible_is_refused(
+    bench: Path, name: str, table: str, message: str
+) -> None:
     spec = DecoderSpec.from_hf(tiny_config(name).to_dict())
-    with pytest.raises(BadInput, match=rf"\[prune\] cannot be used with {name}_text: its layers"):
-        preflight(recipe_of(bench, PRUNE, DISTILL), spec)
+    with pytest.raises(BadInput, match=message):
+        preflight(recipe_of(bench, _TABLES[table], DISTILL), spec)
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gemma4", "gemma4-dense", "nemotron-h", "falcon-h1"])
+def test_what_is_possible_is_planned(bench: Path, name: str) -> None:
+    spec = DecoderSpec.from_hf(tiny_config(name, max_position_embeddings=256).to_dict())
+    qad = "[qad]\ntokens = 64\nbatch_size = 2\nmicro_batch = 2\n"
+    preflight(recipe_of(bench, "[prune]\nintermediate_size = 64\n", DISTILL, qad), spec)
+    preflight(recipe_of(bench, SEARCH, DISTILL), spec)
 
 
 @pytest.mark.parametrize(

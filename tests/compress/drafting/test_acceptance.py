@@ -30,7 +30,10 @@ def test_layers_at_equal_distances(count: int, layers: list[int]) -> None:
     assert spaced_layers(spec_of(tiny_model("llama")), count) == layers
 
 
-@pytest.mark.parametrize("family", ["llama-untied", "gemma3", "lfm2", "phi3"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama-untied", "gemma3", "lfm2", "phi3", "falcon-h1", "gemma4-dense", "nemotron-h"],
+)
 def test_some_layers_of_a_model(family: str) -> None:
     model = tiny_model(family)
     layers = spaced_layers(spec_of(model), 2)

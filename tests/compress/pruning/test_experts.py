@@ -20,7 +20,7 @@ from edgelm.spec.prunable import fixed_sizes, mixture_of, mlp_neurons
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import stacked_by_input
 from tests.checkpoints.models import MIXTURES, decide_clearly, tiny_model
-from tests.compress.pruning.test_prune import logits, without_epsilon
+from tests.compress.pruning.test_prune import logits
 from tests.compress.tokenizers import tiny_fast_tokenizer
 
 TOKENS = torch.randint(0, 128, (2, 24), generator=torch.Generator().manual_seed(1))

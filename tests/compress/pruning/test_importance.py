@@ -135,7 +135,7 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
         return hook
 
     norms = ("layernorm", "model.norm", "router_norm", "laurel_norm", "per_layer_input_norm")
-    names = ("self_attn.o_proj", "mlp.down_proj", *norms)
+    names = ("self_attn.o_proj", "mlp.down_proj", "mlp.gate_proj", *norms)
     hooks = [
         module.register_forward_hook(keep(name))
         for stored, module in model.named_modules()
@@ -156,14 +156,16 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
     per_layer = [f"model.layers.{index}." for index in range(spec.num_hidden_layers)]
     heads = torch.zeros(len(per_layer), spec.num_attention_heads)
     neurons = torch.zeros(len(per_layer), max(map(spec.mlp_size, spec.layers)))
-    active = torch.zeros_like(neurons)
+    gates = torch.zeros(len(per_layer), 2, neurons.shape[1])
     for index, layer in enumerate(per_layer):
         if (output := seen.get(f"{layer}self_attn.o_proj")) is not None:
             parts = output.split(spec.heads(spec.layers[index]).dim, -1)
             heads[index] = strength(torch.stack([part.norm(dim=-1) for part in parts], -1))
         if (inner := seen.get(f"{layer}mlp.down_proj")) is not None:
             neurons[index, : inner.shape[-1]] = strength(inner)
-            active[index, : inner.shape[-1]] = (inner != 0).float().mean((0, 1))
+        if (gate := seen.get(f"{layer}mlp.gate_proj out")) is not None:
+            moments = torch.stack([gate.mean((0, 1)), gate.square().mean((0, 1))])
+            gates[index, :, : gate.shape[-1]] = moments
     outputs = [seen[name] for name in seen if name.endswith("norm out")]
     return Importance(
         heads=heads,
@@ -175,7 +177,7 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
                 for before, after in pairwise(states)
             ]
         ),
-        active=active if spec.family == "gemma3n_text" else None,
+        gates=gates if spec.family == "gemma3n_text" else None,
     )
 
 
@@ -183,8 +185,8 @@ def recomputed(model: Any, tokens: torch.Tensor) -> Importance:
 def test_every_family_against_hooks(tiny: TinyFactory, name: str) -> None:
     model = tiny(name).hf
     ours, theirs = score(model, [TOKENS]), recomputed(model, TOKENS)
-    assert (ours.active is None) == (theirs.active is None)
-    for field in ("heads", "neurons", "channels", "layers", "active"):
+    assert (ours.gates is None) == (theirs.gates is None)
+    for field in ("heads", "neurons", "channels", "layers", "gates"):
         one, other = getattr(ours, field), getattr(theirs, field)
         if one is None:
             continue

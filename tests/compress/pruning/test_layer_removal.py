@@ -86,7 +86,9 @@ def test_blocks_of_layers_that_are_needed() -> None:
     losses = block_losses(model, 2, text_loss([TOKENS]))
     assert [math.isfinite(loss) for loss in losses] == [False, False, False, True, True, False]
     assert layers_without_best_block(model, 3, text_loss([TOKENS])) == [0, 1, 2, 6]
-    with pytest.raises(BadInput, match="cannot remove 4 layers of gemma4_text: layers 1, 2, 6 stay"):
+    with pytest.raises(
+        BadInput, match="cannot remove 4 layers of gemma4_text: layers 1, 2, 6 stay"
+    ):
         layers_without_best_block(model, 4, text_loss([TOKENS]))
 
 

@@ -12,16 +12,16 @@ from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.model import load_model, save_model, spec_of
-from edgelm.compress.pruning.axes import HIDDEN, tensor_axes
+from edgelm.compress.pruning.axes import FFN, HIDDEN, tensor_axes
 from edgelm.compress.pruning.importance import Importance, score
-from edgelm.compress.pruning.layer_removal import without_layers
 from edgelm.compress.pruning.indices import PruneIndices, select_indices
+from edgelm.compress.pruning.layer_removal import without_layers
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES
-from edgelm.spec.prunable import fixed_sizes, lasting_layers
+from edgelm.spec.prunable import fixed_sizes, lasting_layers, pruned_mlp_size
 from edgelm.spec.tensor_names import stored_name
 from tests.checkpoints.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.compress.tokenizers import tiny_fast_tokenizer
@@ -79,7 +79,10 @@ def masked(teacher: Any, kept: PruneIndices) -> Any:
                 down = model.get_submodule(stored_name(spec.family, f"{prefix}.mlp.down_proj"))
                 down.weight[:, neurons] = 0
             if own.attends:
-                heads, dim = off(kept.heads[position], spec.num_attention_heads), spec.heads(own).dim
+                heads, dim = (
+                    off(kept.heads[position], spec.num_attention_heads),
+                    spec.heads(own).dim,
+                )
                 output = stored_name(spec.family, f"{prefix}.self_attn.o_proj")
                 weight = model.get_submodule(output).weight
                 weight[:, heads.repeat_interleave(dim)] = 0
@@ -219,6 +222,43 @@ def test_student_loads_without_us(tiny: TinyFactory, tmp_path: Path, name: str) 
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "name", ["llama", "nemotron-h", "falcon-h1-norm", "gemma3n", "gemma4", "granite-hybrid"]
+)
+def test_neurons_without_weights_are_removed(calm: TinyFactory, name: str) -> None:
+    teacher = without_sparsity(load_model(calm(name).folder))
+    spec, generator = spec_of(teacher), torch.Generator().manual_seed(5)
+    shape = msgspec.structs.replace(Shape.from_spec(spec), intermediate_size=64)
+    kept = {}
+    for index, layer in enumerate(spec.layers):
+        size = spec.mlp_size(layer)
+        order = torch.randperm(size, generator=generator)
+        kept[index], gone = order.split([after := pruned_mlp_size(spec, layer, 64), size - after])
+        _switch_off(teacher, spec, index, gone)
+    importance = score(teacher, [TOKENS])
+    found = select_indices(spec, shape, importance).neurons
+    for index, neurons in enumerate(found):
+        assert neurons.tolist() == kept[index].sort().values.tolist(), f"layer {index}"
+    expected = logits(teacher)
+    student = logits(prune(teacher, shape, importance))
+    # The same sums without the zeros, in another order.
+    torch.testing.assert_close(student, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def _switch_off(model: Any, spec: DecoderSpec, layer: int, neurons: torch.Tensor) -> None:
+    """Set all weights of neurons to zero."""
+    size = spec.mlp_size(spec.layers[layer])
+    state = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in state.items():
+            if f".layers.{layer}." not in name:
+                continue
+            for dimension, axis in enumerate(tensor_axes(spec, name)):
+                for stacked, part in enumerate(axis):
+                    if part == FFN:
+                        parameter.index_fill_(dimension, neurons + stacked * size, 0)
+
+
 def test_heads_that_are_stored_side_by_side() -> None:
     """GPT-NeoX stores query, key and value of a head, then those of the next."""
     teacher = tiny_model("gpt-neox")
@@ -264,11 +304,60 @@ def test_a_layer_with_attention_stays() -> None:
     assert select_indices(spec_of(teacher), shape, importance).layers == (0, 3)
 
 
-def test_the_width_of_convolutions_stays() -> None:
-    teacher = tiny_model("lfm2")
-    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), hidden_size=48)
-    with pytest.raises(BadInput, match="cannot prune hidden_size of lfm2: its other layers"):
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lfm2", {"hidden_size": 48}, "hidden_size of lfm2: its convolutions are as wide"),
+        (
+            "granite-hybrid",
+            {"hidden_size": 48},
+            "hidden_size of granitemoehybrid: its class derives the width of Mamba-2 layers",
+        ),
+        (
+            "gemma4",
+            {"num_attention_heads": 2, "num_key_value_heads": 1},
+            "num_key_value_heads of gemma4_text: layers share the keys and values of others; "
+            "prune num_hidden_layers or hidden_size or intermediate_size or num_attention_heads",
+        ),
+        (
+            "gemma4",
+            {"num_hidden_layers": 2},
+            "num_hidden_layers of gemma4_text to 2: its layers 1, 2, 6 stay, because others read",
+        ),
+    ],
+)
+def test_what_a_family_cannot_lose(name: str, change: dict[str, int], message: str) -> None:
+    teacher = tiny_model(name)
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), **change)
+    with pytest.raises(BadInput, match=f"cannot prune {message}"):
         prune(teacher, shape, random_importance(teacher))
+
+
+def test_layers_of_choice_without_one_that_is_needed() -> None:
+    teacher = tiny_model("gemma3n")  # layers 4 to 6 read what 2 and 3 made
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), num_hidden_layers=4)
+    with pytest.raises(BadInput, match="expected layer 2 among them, because others read its key"):
+        prune(teacher, shape, random_importance(teacher), layers=[0, 1, 3, 5])
+
+
+def test_layers_that_are_needed_stay_whatever_their_influence() -> None:
+    teacher = tiny_model("gemma4")
+    shape = msgspec.structs.replace(Shape.from_spec(spec_of(teacher)), num_hidden_layers=4)
+    influence = torch.tensor([0.9, 0.1, 0.2, 0.8, 0.7, 0.6, 0.0])
+    importance = dataclasses.replace(random_importance(teacher), layers=influence)
+    assert select_indices(spec_of(teacher), shape, importance).layers == (0, 1, 2, 6)
+
+
+def test_heads_that_divide_into_the_groups_of_every_layer() -> None:
+    teacher = tiny_model(
+        "gemma4-dense", num_attention_heads=8, num_key_value_heads=2, num_global_key_value_heads=4
+    )
+    full = Shape.from_spec(spec_of(teacher))
+    shape = msgspec.structs.replace(full, num_attention_heads=6)
+    with pytest.raises(BadInput, match="6 heads do not divide into the KV groups of every layer"):
+        prune(teacher, shape, random_importance(teacher))
+    shape = msgspec.structs.replace(full, num_attention_heads=4)
+    assert Shape.from_spec(spec_of(prune(teacher, shape, random_importance(teacher)))) == shape
 
 
 def test_four_channels_by_hand() -> None:

@@ -79,6 +79,27 @@ def test_small_widths_are_enumerated_by_hand() -> None:
     assert len(shapes) == 5 * 7 * 3 * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "hidden", "layers"),
+    [
+        ("nemotron-h", {64, 56, 48, 40, 32}, {8, 7, 6, 5, 4}),
+        ("falcon-h1", {64, 56, 48, 40, 32}, {4, 3, 2}),
+        ("gemma4", {64, 56, 48, 40, 32}, {7, 6, 5, 4}),
+        ("gemma3n", {64, 56, 48, 40, 32}, {7, 6, 5, 4}),
+        ("lfm2", {64}, {5, 4, 3, 2}),
+    ],
+)
+def test_sizes_that_a_family_can_lose(name: str, hidden: set[int], layers: set[int]) -> None:
+    spec = DecoderSpec.from_hf(tiny_config(name).to_dict())
+    shapes = list(enumerate_shapes(spec, 1, 0.5))
+    assert {shape.hidden_size for shape in shapes} == hidden
+    assert {shape.num_hidden_layers for shape in shapes} == layers
+    for shape in shapes[::5]:
+        shape.check_within(spec)
+    least = [shape for shape in enumerate_shapes(spec, 1, 0.1) if shape.num_hidden_layers == 1]
+    assert bool(least) == (name not in ("gemma3n", "gemma4")), "layers that others need stay"
+
+
 def test_kinds() -> None:
     full = Shape.from_spec(SMOL)
     smaller = msgspec.structs.replace
@@ -270,3 +291,17 @@ def test_shapes_that_transformers_refuses_are_not_proposed() -> None:
     with pytest.raises(BadInput, match="hidden_size 512 is not a multiple of 9 heads"):
         uneven.check_within(SMOL)
     uneven.check_within(qwen)
+
+
+def test_costs_of_the_layers_that_are_kept() -> None:
+    spec = DecoderSpec.from_hf(tiny_config("nemotron-h", intermediate_size=2048).to_dict())
+    shape = msgspec.structs.replace(Shape.from_spec(spec), num_hidden_layers=3)
+    device, budget = load_profile("cpu"), Budget(request=PlanRequest(context=64))
+
+    def parameters(*layers: int) -> int:
+        return CostModel(spec, device, budget, lambda _: layers)(shape).parameters
+
+    # Layers 1, 5 and 6 are MLPs of two matrices; the first three layers have one of them.
+    mlp = 2 * 2048 * 64
+    assert parameters(0, 1, 2) == CostModel(spec, device, budget)(shape).parameters
+    assert parameters(2, 5, 6) > 2 * mlp > parameters(0, 1, 2) > mlp > parameters(0, 2, 3)

@@ -11,6 +11,7 @@ from edgelm.devices.planner.plan import choices
 from edgelm.devices.profile import Profile
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
+from tests.checkpoints.models import tiny_config
 from tests.devices.planner.test_plan import BIG, LAPTOP, LARGE, ORIN, ROOMY, SMALL
 
 # So narrow that kernels' multiples would widen it.
@@ -173,3 +174,15 @@ def test_nothing_can_be_cut_that_far() -> None:
 def test_shapes_survive_json() -> None:
     found = smaller_models(LARGE, ORIN, PlanRequest())
     assert msgspec.json.decode(msgspec.json.encode(found), type=list[SmallerModel]) == found
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gemma4", "nemotron-h", "falcon-h1"])
+def test_families_whose_layers_differ(name: str) -> None:
+    spec = DecoderSpec.from_hf(tiny_config(name, max_position_embeddings=64).to_dict())
+    full = choices(spec, ROOMY, PlanRequest(context=64))[0].total_bytes
+    request = PlanRequest(context=64, max_memory_bytes=full - 1)
+    found = {shape.axis: shape for shape in smaller_models(spec, ROOMY, request)}
+    assert set(found) == set(AXES)
+    assert found["feed-forward width"].intermediate_size < spec.intermediate_size
+    assert found["depth"].num_hidden_layers == spec.num_hidden_layers - 1
+    assert all(shape.parameters < spec.parameters for shape in found.values())

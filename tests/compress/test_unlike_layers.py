@@ -1,0 +1,102 @@
+"""Recipes for families whose layers differ: the student loads everywhere, and a run resumes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgelm.checkpoint.source import open_checkpoint, read_spec
+from edgelm.compress.model import load_model
+from edgelm.compress.pipeline import compress_model
+from edgelm.compress.recipe import read_recipe
+from tests.checkpoints.tiny_chat import VOCAB
+from tests.compress.recipes import TEACHER, recipe_of, stage, weights_of, workshop, write_recipe
+from tests.compress.training import same
+from tests.export.graphs import build_session
+from tests.forks import run_forked
+from tests.slow import slow_but
+
+# Layers and sizes are such that every axis of the family that can be pruned is.
+PRUNE = """
+[importance]
+samples = 4
+[prune]
+num_hidden_layers = {layers}
+hidden_size = 48
+intermediate_size = 64
+num_attention_heads = 2
+"""
+DISTILL = """
+[distill]
+tokens = 256
+batch_size = 2
+micro_batch = 2
+learning_rate = 3e-3
+checkpoint_steps = 1
+"""
+QAD = """
+[qad]
+group_size = 16
+tokens = 64
+batch_size = 2
+micro_batch = 2
+"""
+FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
+    "nemotron-h": (6, {"chunk_size": 16}),
+    "falcon-h1": (2, {"mamba_chunk_size": 16, "num_hidden_layers": 3}),
+    "gemma4": (5, {"vocab_size_per_layer_input": VOCAB}),
+    "gemma3n": (5, {}),
+}
+
+
+def prepared(folder: Path, name: str) -> tuple[str, ...]:
+    """A workshop for a teacher of a family, and its recipe."""
+    layers, over = FAMILIES[name]
+    workshop(folder, name=name, **over)
+    # Without it, transformers takes the class of the family's own tokenizer.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "teacher" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return PRUNE.format(layers=layers), DISTILL, QAD
+
+
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("falcon-h1", "gemma3n")))
+def test_a_student_computes_the_same_everywhere(tmp_path: Path, name: str) -> None:
+    recipe = prepared(tmp_path, name)
+    record = compress_model(recipe_of(tmp_path, *recipe), tmp_path / "student")
+    assert {one.name for one in record.stages} >= {"importance", "prune", "distill", "qad"}
+    spec = read_spec(tmp_path / "student")
+    assert record.parameters == spec.parameters < record.teacher_parameters
+    sizes = spec.hidden_size, spec.num_attention_heads, spec.num_hidden_layers
+    assert sizes == (48, 2, FAMILIES[name][0])
+    assert {spec.mlp_size(layer) for layer in spec.layers} <= {0, 64, 128}
+
+    tokens = torch.randint(4, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = AutoModelForCausalLM.from_pretrained(
+            tmp_path / "student", dtype=torch.float32, trust_remote_code=False
+        ).eval()
+        expected = plain(tokens, use_cache=False).logits[0]
+        ours = load_model(tmp_path / "student")(tokens, use_cache=False).logits[0]
+    atol = 1e-4 * float(expected.abs().max())
+    torch.testing.assert_close(ours, expected, rtol=0, atol=atol)
+    with build_session(open_checkpoint(tmp_path / "student"), tmp_path / "graph") as session:
+        exported = torch.from_numpy(session.advance(tokens[0].numpy(), logits=tokens.shape[1]))
+    torch.testing.assert_close(exported, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("gemma3n",)))
+def test_a_killed_run_resumes(tmp_path: Path, name: str) -> None:
+    parts = prepared(tmp_path, name)[:2]
+    path = write_recipe(tmp_path, TEACHER, *parts, name="killed")
+    student = tmp_path / "student"
+    arguments = (str(path), str(student), "--die-at", "distill: step 3/")
+    assert run_forked("tests.compress.run_recipe", *arguments) == -9
+    lines: list[str] = []
+    resumed = compress_model(read_recipe(path), student, report=lines.append)
+    assert "distill: resuming" in lines
+    whole = compress_model(read_recipe(path), tmp_path / "whole")
+    assert same(weights_of(student), weights_of(tmp_path / "whole"))
+    assert stage(resumed, "distill").figures == stage(whole, "distill").figures
