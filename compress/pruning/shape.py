@@ -10,6 +10,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.depth import with_depth, with_layers
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.prunable import (
+    derives_mamba,
     fixed_sizes,
     lasting_layers,
     mamba_of,
@@ -97,7 +98,7 @@ class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
                 "removes the same parts from all layers; prune its teacher"
             )
         for field, reason in fixed_sizes(spec).items():
-            if getattr(self, field) != getattr(full, field) and not self._fits_mamba(spec, field):
+            if getattr(self, field) != getattr(full, field) and not self._follows(spec, field):
                 raise BadInput(
                     f"cannot prune {field} of {spec.family}: {reason}; prune "
                     f"{' or '.join(free_sizes(spec))}"
@@ -147,26 +148,33 @@ class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
         mamba, heads = mamba_of(spec), self.mamba_num_heads
         if mamba is None or heads is None:
             return
+        if self.fits_mamba(spec):
+            return
         if heads % mamba.n_groups:
             raise BadInput(
                 f"cannot prune mamba_num_heads to {heads}: the same number of heads in each of "
                 f"{mamba.n_groups} groups share B and C; use a multiple of {mamba.n_groups}"
             )
-        if FAMILIES[spec.family].mixer == "mamba2" and heads * mamba.head_dim % self.hidden_size:
-            raise BadInput(
-                f"cannot prune mamba_num_heads of {spec.family} to {heads}: {heads} heads of "
-                f"{mamba.head_dim} channels are not a multiple of hidden_size {self.hidden_size}, "
-                "which its class requires (mamba_expand is an integer); reduce both by the same "
-                "share"
-            )
+        raise BadInput(
+            f"cannot prune mamba_num_heads of {spec.family} to {heads}: {heads} heads of "
+            f"{mamba.head_dim} channels are not a multiple of hidden_size {self.hidden_size}, "
+            "which its class requires (mamba_expand is an integer); reduce both by the same share"
+        )
 
-    def _fits_mamba(self, spec: DecoderSpec, field: str) -> bool:
-        """Whether a family that derives its Mamba-2 layers from the hidden size has this one."""
-        mamba = mamba_of(spec)
-        if FAMILIES[spec.family].mixer != "mamba2" or field != "hidden_size" or mamba is None:
+    def _follows(self, spec: DecoderSpec, field: str) -> bool:
+        """Whether a size that is fixed alone changes together with the heads of Mamba-2 layers."""
+        mamba, heads = mamba_of(spec), self.mamba_num_heads
+        if mamba is None or heads is None or field != "hidden_size":
             return False
-        heads = self.mamba_num_heads or mamba.heads
-        return heads < mamba.heads and heads * mamba.head_dim % self.hidden_size == 0
+        return derives_mamba(spec) and heads < mamba.heads and self.fits_mamba(spec)
+
+    def fits_mamba(self, spec: DecoderSpec) -> bool:
+        """Whether groups, and the family's class, can have these heads of Mamba-2 layers."""
+        mamba, heads = mamba_of(spec), self.mamba_num_heads
+        if mamba is None or heads is None:
+            return True
+        wide = not derives_mamba(spec) or heads * mamba.head_dim % self.hidden_size == 0
+        return wide and heads % mamba.n_groups == 0
 
     def fits_heads(self, spec: DecoderSpec) -> bool:
         """Whether heads divide the hidden size as the family's classes require it."""

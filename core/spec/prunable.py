@@ -13,7 +13,7 @@ def fixed_sizes(spec: DecoderSpec) -> dict[str, str]:
     reasons = {}
     if any(isinstance(layer.mixer, ShortConv) for layer in spec.layers):
         reasons["hidden_size"] = "its convolutions are as wide as the residual stream"
-    if FAMILIES[spec.family].mixer == "mamba2":
+    if derives_mamba(spec):
         reasons["hidden_size"] = (
             "its class derives the width of Mamba-2 layers from it, so that mamba_num_heads has to "
             "be reduced with it"
@@ -50,6 +50,11 @@ def mamba_of(spec: DecoderSpec) -> Mamba2 | None:
     """The Mamba-2 mixer of a decoder, the same one in all layers that have it."""
     found = (layer.recurrent for layer in spec.layers if isinstance(layer.recurrent, Mamba2))
     return next(found, None)
+
+
+def derives_mamba(spec: DecoderSpec) -> bool:
+    """Whether the class has Mamba-2 layers whose width is an integer times the hidden size."""
+    return FAMILIES[spec.family].mixer == "mamba2"
 
 
 def mlp_neurons(spec: DecoderSpec, layer: LayerSpec) -> int:

@@ -76,9 +76,7 @@ def test_silent_heads_are_removed(calm: TinyFactory, name: str) -> None:
             torch.cat([at + order[stay:] for at, order in zip(first, orders, strict=True)]),
         )
         kept[layer] = sorted(
-            int(at + one)
-            for at, order in zip(first, orders, strict=True)
-            for one in order[:stay]
+            int(at + one) for at, order in zip(first, orders, strict=True) for one in order[:stay]
         )
     importance = score(model, [TOKENS])
     for layer, heads in enumerate(select_indices(spec_of(model), shape, importance).mamba_heads):
@@ -166,9 +164,7 @@ def test_scores_that_lack_heads() -> None:
 
 
 @pytest.mark.parametrize(("name", "changes"), [("falcon-h1", True), ("falcon-h1-norm", False)])
-def test_only_outputs_without_a_norm_are_refitted(
-    tmp_path: Path, name: str, changes: bool
-) -> None:
+def test_only_outputs_without_a_norm_are_refitted(tmp_path: Path, name: str, changes: bool) -> None:
     """A norm over the channels of several heads changes what the others give."""
     model = tiny_model(name)
     moments = Hessians(tmp_path, spec_of(model), parts=REFITTED)
