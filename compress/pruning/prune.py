@@ -29,7 +29,7 @@ from edgelm.compress.pruning.axes import (
 )
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.indices import PruneIndices, select_indices
-from edgelm.compress.pruning.refit import refitted
+from edgelm.compress.pruning.refit import refitted, refitted_group
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.pruning.sparse_activations import keep_cutoffs
 from edgelm.compress.pruning.student_config import pruned_config
@@ -38,11 +38,6 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.layers.mixers import Mamba2
 from edgelm.spec.prunable import mamba_of, mlp_neurons
-from edgelm.spec.tensor_names import canonical_name
-
-REFITTED = ("mlp.down", "mlp.shared.down", "attention.o", "mamba.out")
-"""Parts of a layer whose inputs are pruned: `moments` are needed for these. Experts are not among
-them: each would need moments of its own, which are many times the model."""
 
 
 def prune(
@@ -64,7 +59,7 @@ def prune(
             highest block influence.
         merge_pruned_heads: add the difference to a pruned query head to a kept one, as Minitron
             does; off by default, because it hurt in every measurement (docs/decisions/pruning.md).
-        moments: second moments of the inputs of `REFITTED` parts on calibration text: what remains
+        moments: second moments of the inputs of `refitted_parts` on calibration text: what remains
             of these matrices is refitted by least squares (see `refit`). None only cuts.
 
     Raises:
@@ -119,7 +114,7 @@ def _slice(
     for dimension, axis in enumerate(axes):
         if axis:
             index = _axis_index(spec, axis, indices, position, layer or 0).to(tensor.device)
-            group = _refitted_group(spec, name) if moments is not None and dimension == 1 else None
+            group = refitted_group(spec, name) if moments is not None and dimension == 1 else None
             if moments is not None and group is not None:
                 tensor = refitted(tensor, moments[group], index)
             else:
@@ -128,26 +123,6 @@ def _slice(
         offset = 1.0 if spec.norm_plus_one and is_hidden_norm(spec, name) else 0.0
         tensor = (tensor + offset) * factor - offset
     return tensor.clone()
-
-
-def _refitted_group(spec: DecoderSpec, name: str) -> str | None:
-    """The group of a matrix whose inputs are pruned within one layer, as `Hessians` names it.
-
-    None if it has none, or if its inputs change with what is removed: the norm of a Mamba-2 layer
-    is over the channels of several heads.
-    """
-    if (layer := layer_of(name)) is None:
-        return None
-    own, mamba = spec.layers[layer], spec.layers[layer].recurrent
-    refitted_parts = {
-        "down_proj": "mlp.down" if own.mlp is None else "mlp.shared.down",
-        "o_proj": "attention.o",
-    }
-    if isinstance(mamba, Mamba2) and mamba.norm == "none":
-        refitted_parts["out_proj"] = "mamba.out"
-    module = canonical_name(spec.family, name).rpartition(".")[0]
-    part = refitted_parts.get(module.rpartition(".")[2])
-    return f"layers.{layer}.{part}" if part else None
 
 
 def _is_query(name: str) -> bool:

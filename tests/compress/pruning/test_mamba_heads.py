@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from edgelm.compress.model import load_model, save_model, spec_of
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.indices import select_indices
-from edgelm.compress.pruning.prune import REFITTED, prune
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.refit import refitted_parts
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.quantize.hessians import Hessians
@@ -167,7 +168,7 @@ def test_scores_that_lack_heads() -> None:
 def test_only_outputs_without_a_norm_are_refitted(tmp_path: Path, name: str, changes: bool) -> None:
     """A norm over the channels of several heads changes what the others give."""
     model = tiny_model(name)
-    moments = Hessians(tmp_path, spec_of(model), parts=REFITTED)
+    moments = Hessians(tmp_path, spec_of(model), parts=refitted_parts(spec_of(model)))
     with torch.inference_mode(), moments.watching(model):
         model.base_model(input_ids=TOKENS, use_cache=False)
     shape, importance = smaller(model, **SIZES[name]), score(model, [TOKENS])
