@@ -2,11 +2,11 @@
 
 Gemma 3n subtracts a cutoff from the gates of a layer and drops what is below it: their mean plus
 as many standard deviations as the normal quantile of the layer's share says. Both are over the
-layer's neurons. Without the pruned neurons, which are the least active ones, the cutoff would be
-higher than the teacher's, and would drop gates that the teacher keeps. The student gets the share
-with which its cutoff is the teacher's, on average over calibration text. For a single token the
-two still differ: in these layers, a student is not exactly the teacher with the pruned neurons
-masked.
+layer's neurons. Without the pruned neurons, which are the least active ones, the cutoff would
+mostly be higher than the teacher's, and would drop gates that the teacher keeps. The student gets
+the share with which its cutoff is the teacher's, on average over calibration text. For a single
+token the two still differ: in these layers, a student is not exactly the teacher with the pruned
+neurons masked.
 """
 
 from collections.abc import Sequence

@@ -126,11 +126,14 @@ class ImportanceSettings(Stage, frozen=True, forbid_unknown_fields=True):
 class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     """An explicit shape instead of a search; sizes that are left out stay the teacher's.
 
+    Sizes that the teacher's family cannot lose are refused with the reason.
+
     num_hidden_layers: number of layers
     hidden_size: channels of the residual stream
-    intermediate_size: neurons of each MLP, or of the shared expert
-    num_attention_heads: query heads of each layer
-    num_key_value_heads: key and value heads of each layer
+    intermediate_size: neurons of each MLP, or of each shared expert; narrower MLPs keep theirs,
+        double-wide ones (Gemma 4) have twice as many
+    num_attention_heads: query heads of each layer that attends
+    num_key_value_heads: key and value heads of each layer that attends
     num_experts: routed experts of each layer with a mixture; a token runs no more than these
     moe_intermediate_size: neurons of each routed expert
     mamba_num_heads: heads of each Mamba-2 layer
