@@ -37,12 +37,12 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     _check_lengths(recipe, spec)
     _check_trainings(recipe, processes)
     trimmed = least_vocabulary(recipe, spec)
+    shapes = [requested_shape(recipe, trimmed)] if recipe.prune else []
     if recipe.search:
-        propose(_costs(recipe, trimmed), recipe.search)
-    if recipe.prune:
-        shape = requested_shape(recipe, trimmed)
-        if recipe.importance.layers == "block":
-            check_has_block(spec, spec.num_hidden_layers - shape.num_hidden_layers)
+        shapes += [one.shape for one in propose(_costs(recipe, trimmed), recipe.search)]
+    if recipe.importance.layers == "block":
+        for depth in {shape.num_hidden_layers for shape in shapes}:
+            check_has_block(spec, spec.num_hidden_layers - depth)
     if recipe.align:
         batch = recipe.align.request(recipe.seed).batch_size
         if batch % processes:

@@ -31,8 +31,9 @@ def layer_losses(model: Model, measure: Measure) -> torch.Tensor:
     """How much the loss rises without each layer, fp32 [layers]: scores for `Importance.layers`."""
     unpruned = measure(model)
     rises = torch.tensor([loss - unpruned for loss in block_losses(model, 1, measure)])
-    highest = rises[rises.isfinite()].max()  # for those that no student lacks
-    return rises.where(rises.isfinite(), highest)
+    removable = rises[rises.isfinite()]
+    highest = float(removable.max()) if len(removable) else 0.0  # for those that no student lacks
+    return rises.nan_to_num(posinf=highest)
 
 
 def block_losses(
@@ -71,9 +72,8 @@ def layers_without_best_block(model: Model, size: int, measure: Measure) -> list
 @contextmanager
 def without_layers(model: Model, layers: Collection[int]) -> Iterator[None]:
     """Within the context, the given layers return their input."""
-    in_tuple = (
-        spec_of(model).family == "falcon_h1"
-    )  # whose class reads the first of several outputs
+    # Whose class reads the first of several outputs.
+    in_tuple = spec_of(model).family == "falcon_h1"
 
     def skip(hidden_states: torch.Tensor, *_: Any, **__: Any) -> Any:
         return (hidden_states,) if in_tuple else hidden_states

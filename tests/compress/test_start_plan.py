@@ -157,6 +157,7 @@ def test_the_plan_counts_fewer_experts(bench: Path) -> None:
 _TABLES = {
     "prune": "[prune]\nnum_key_value_heads = 1\nnum_attention_heads = 2\n",
     "block": '[importance]\nlayers = "block"\n[prune]\nnum_hidden_layers = 3\n',
+    "search": SEARCH.replace("samples = 16", 'layers = "block"').replace("0.7", "0.3"),
     "draft": "[draft]\nnum_hidden_layers = 3\n",
     "puzzle": "[target]\nparameters = 0.7\n[puzzle]\n",
 }
@@ -167,6 +168,7 @@ _TABLES = {
     [
         ("gemma4", "prune", "cannot prune num_key_value_heads of gemma4_text: layers share"),
         ("gemma4", "block", 'layers = "block" cannot remove 4 layers of gemma4_text: layers 1, 2'),
+        ("gemma4", "search", 'layers = "block" cannot remove 4 layers of gemma4_text'),
         ("gemma3n", "draft", r"\[draft\] cannot take a few layers of gemma3n_text: some read"),
         ("gemma3n", "puzzle", "cannot replace layers of gemma3n_text: its layers read keys"),
         ("gemma4-dense", "puzzle", "layers of gemma4_text: its layers have heads or inputs of"),
