@@ -120,7 +120,8 @@ def test_full_shape_is_the_identity(teacher: Any) -> None:
 def never_choose(model: Any, tokens: torch.Tensor, expert: int) -> None:
     """Change routers, one after the other, so that no token of a short text reaches an expert."""
     for layer in sparse_layers(model):
-        router, inputs = submodule(model, layer, "mlp.router"), []
+        router = submodule(model, layer, "mlp.router")
+        inputs: list[torch.Tensor] = []
         if (mixture := spec_of(model).layers[layer].mlp) and mixture.selection_bias:
             model.model.layers[layer].feed_forward.expert_bias.zero_()
         hook = router.register_forward_pre_hook(
@@ -200,7 +201,7 @@ def masked(teacher: Any, student: Any, shape: Shape, importance: Importance) -> 
             submodule(model, layer, "mlp.router"),
             submodule(student, layer, "mlp.router"),
             experts.experts,
-            spec.layers[layer].mlp.selection_bias,
+            spec.mixtures[0].selection_bias,
         )
     return model
 
