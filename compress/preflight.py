@@ -62,12 +62,11 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
 
 
 def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
-    tables = ("search", "prune", "puzzle", "draft", "qad")
-    asked = next((name for name in tables if getattr(recipe, name) is not None), None)
-    if spec.mixtures and asked is not None:
+    if spec.mixtures and recipe.qad is not None:
         raise BadInput(
-            f"[{asked}] cannot be used with {spec.family}: importance, pruning and fake "
-            "quantization of experts are not supported; [correct] and [distill] are"
+            f"[qad] cannot be used with {spec.family}: fake quantization has fixed grids for "
+            "single matrices, and export chooses those of stacked experts by the inputs of each; "
+            "remove [qad]"
         )
 
 

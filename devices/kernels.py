@@ -303,9 +303,9 @@ def _why_not(spec: DecoderSpec, engine: str) -> str | None:
 
 def _wrong_heads(spec: DecoderSpec, rules: Kernels) -> Iterator[str]:
     """What the attention kernel does not support of any layer's heads."""
-    for layer in spec.layers:
-        if not layer.attends:
-            continue
+    # A search asks for thousands of decoders, whose layers are of few kinds.
+    kinds = {(id(one.rope), spec.heads(one).dim): one for one in spec.layers if one.attends}
+    for layer in kinds.values():
         dim = spec.heads(layer).dim
         rotated = 2 * spec.rotary_width(layer.rope) if layer.rope else None
         multiple = rules.head_multiple

@@ -12,11 +12,16 @@ from edgelm.spec.tensor_shapes import (
     HEAD_WEIGHT,
     PER_LAYER_EMBEDDING_WEIGHT,
     PER_LAYER_MODEL_WEIGHT,
+    stacked_by_input,
 )
 
 HIDDEN, FFN, QUERY, KV, HEADS = "hidden", "ffn", "query", "kv", "heads"
 GATED_QUERY = "gated query"  # rows of a head's query, then of its gate
 HEAD_QKV = "head qkv"  # rows of a head's query, key and value
+EXPERTS, EXPERT_FFN = "experts", "expert ffn"  # experts of a layer, and the neurons of each
+EXPERT_PAIRS = "expert pairs"  # gate and up of a neuron, then those of the next (gpt-oss)
+MAMBA, MAMBA_HEADS = "mamba", "mamba heads"  # channels of the heads of a Mamba-2 layer, its heads
+MAMBA_STATES = "mamba states"  # B and C of its groups, which all stay
 LAYERS = "layers"  # the same number of channels for each layer (Gemma 3n and 4)
 Axis = tuple[str, ...]
 FIXED: Axis = ()  # vocabulary, head_dim: never pruned
@@ -35,8 +40,14 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     if kind == "sinks":
         return ((HEADS,),)
     inner, _, module = module.rpartition(".")
-    if inner.endswith((".mamba", ".linear_attn")) or kind in ("dt_bias", "A_log", "D"):
-        axes = _RECURRENT.get(module, (FIXED,))
+    if module == "experts":
+        return _stack_axes(spec, kind)
+    if kind == "expert_bias":
+        return ((EXPERTS,),)
+    if kind in ("dt_bias", "A_log", "D"):
+        return ((MAMBA_HEADS,) if module == "mamba" else FIXED,)
+    if inner.endswith((".mamba", ".linear_attn")):
+        axes = (_MAMBA if inner.endswith(".mamba") else _GATED_DELTA).get(module, (FIXED,))
         return axes if kind == "weight" else axes[:1]
     if kind == "correct_output_scale":
         return ((HIDDEN,),)
@@ -55,6 +66,18 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     if spec.qkv_by_head and module == "qkv_proj":
         axes = ((HEAD_QKV,), (HIDDEN,))
     return axes if kind == "weight" else axes[:1]
+
+
+def _stack_axes(spec: DecoderSpec, kind: str) -> tuple[Axis, ...]:
+    """The axes of one of the experts' stacks, or of their biases."""
+    by_input = stacked_by_input(spec.family)
+    rows = (EXPERT_PAIRS,) if by_input else (EXPERT_FFN, EXPERT_FFN)
+    outputs, inputs = (
+        (rows, (HIDDEN,)) if kind.startswith("gate_up") else ((HIDDEN,), (EXPERT_FFN,))
+    )
+    if kind.endswith("_bias"):
+        return ((EXPERTS,), outputs)
+    return ((EXPERTS,), inputs, outputs) if by_input else ((EXPERTS,), outputs, inputs)
 
 
 def layer_of(name: str) -> int | None:
@@ -80,6 +103,8 @@ _PROJECTIONS: dict[str, tuple[Axis, ...]] = {
     "up_proj": ((FFN,), (HIDDEN,)),
     "gate_up_proj": ((FFN, FFN), (HIDDEN,)),
     "down_proj": ((HIDDEN,), (FFN,)),
+    "router": ((EXPERTS,), (HIDDEN,)),
+    "shared_expert_gate": (FIXED, (HIDDEN,)),
     # Gemma 3n's and 4's inputs for every layer
     "per_layer_input_gate": (FIXED, (HIDDEN,)),
     "per_layer_projection": ((HIDDEN,), FIXED),
@@ -91,11 +116,18 @@ _PROJECTIONS: dict[str, tuple[Axis, ...]] = {
     "correction_coefs": (FIXED, FIXED),
     "v_norm": (FIXED,),  # of a head; no weight is stored
 }
-# Of mixers whose heads are as wide as they are, whatever the width of the residual stream.
-_RECURRENT: dict[str, tuple[Axis, ...]] = {
-    **dict.fromkeys(
-        ("in_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"), (FIXED, (HIDDEN,))
-    ),
+# Of a Mamba-2 layer: z, x, B, C and dt, of which the convolution takes x, B and C.
+_MAMBA: dict[str, tuple[Axis, ...]] = {
+    "in_proj": ((MAMBA, MAMBA, MAMBA_STATES, MAMBA_HEADS), (HIDDEN,)),
+    "conv1d": ((MAMBA, MAMBA_STATES), FIXED, FIXED),
+    "norm": ((MAMBA,),),
+    "out_proj": ((HIDDEN,), (MAMBA,)),
+}
+# Of a mixer whose heads all stay.
+_GATED_DELTA: dict[str, tuple[Axis, ...]] = {
+    **dict.fromkeys(("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"), (FIXED, (HIDDEN,))),
+    "conv1d": (FIXED, FIXED, FIXED),
+    "norm": (FIXED,),
     "out_proj": ((HIDDEN,), FIXED),
 }
 _OTHERS: dict[str, tuple[Axis, ...]] = {

@@ -19,14 +19,18 @@ from torch import nn
 from edgelm.compress.model import Model, spec_of
 from edgelm.compress.pruning.aggregation import Aggregation, Reduction
 from edgelm.compress.pruning.axes import is_hidden_norm
+from edgelm.compress.pruning.experts import ExpertScores
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
-from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.layers.mixers import Mamba2
+from edgelm.spec.prunable import mamba_of, mixture_of, mlp_neurons
 from edgelm.spec.tensor_names import stored_name
 
 _AGGREGATION = Aggregation()
-_FIELDS, _GATES = ("heads", "neurons", "channels", "layers"), "gates"
+_FIELDS = ("heads", "neurons", "channels", "layers")
+_OPTIONAL = ("gates", "experts", "expert_neurons", "mamba_heads")
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,18 @@ class Importance:
     """Scores, fp32; higher is more important.
 
     heads: query heads [layers, num_attention_heads]; zero in layers without attention.
-    neurons: feed-forward neurons [layers, widest MLP]; zero beyond a layer's own.
+    neurons: feed-forward neurons [layers, widest MLP]; zero beyond a layer's own. In layers with
+        experts, those of the shared expert.
     channels: channels of the residual stream [hidden_size], summed over all norms.
     layers: block influence [layers], 0 (the layer copies its input) to 2; ShortGPT
         (arXiv 2403.03853).
     gates: mean and mean square of every neuron's gate, [layers, 2, widest MLP]; only of models
         with sparse activations (Gemma 3n).
+    experts: routed experts [layers, experts], and expert_neurons: their neurons [layers, experts,
+        size] (edgelm.compress.pruning.experts); only of models with experts, zero in layers
+        without.
+    mamba_heads: heads of Mamba-2 layers [layers, heads], by the norm of what the output projection
+        reads; only of models with such layers, zero in others.
     """
 
     heads: torch.Tensor
@@ -47,6 +57,9 @@ class Importance:
     channels: torch.Tensor
     layers: torch.Tensor
     gates: torch.Tensor | None = None
+    experts: torch.Tensor | None = None
+    expert_neurons: torch.Tensor | None = None
+    mamba_heads: torch.Tensor | None = None
 
     def groups(self, kv_heads: int) -> torch.Tensor:
         """Scores of KV groups [layers, kv_heads]: the sum of its query heads' scores."""
@@ -59,7 +72,7 @@ class Importance:
         theirs = (
             shape.num_hidden_layers,
             shape.num_attention_heads,
-            spec.mlp_width,
+            _widest(spec),
             shape.hidden_size,
         )
         if ours != theirs:
@@ -67,12 +80,19 @@ class Importance:
                 f"these importance scores belong to another model: (layers, heads, FFN, hidden) "
                 f"{ours}, this one has {theirs}; score it again"
             )
+        for field, expected in _optional_shapes(spec).items():
+            scores = getattr(self, field)
+            if scores is not None and tuple(scores.shape) != expected:
+                raise BadInput(
+                    f"these importance scores belong to another model: {field} "
+                    f"{tuple(scores.shape)}, this one has {expected}; score it again"
+                )
 
     def save(self, path: Path) -> None:
         """Write all scores as safetensors."""
         from safetensors.torch import save_file
 
-        fields = {field: getattr(self, field) for field in (*_FIELDS, _GATES)}
+        fields = {field: getattr(self, field) for field in (*_FIELDS, *_OPTIONAL)}
         save_file(
             {field: scores.contiguous() for field, scores in fields.items() if scores is not None},
             path,
@@ -94,7 +114,7 @@ class Importance:
             raise BadInput(
                 f"{path} does not hold importance scores ({reason(error)}); score the model again"
             ) from None
-        if scores.keys() - {_GATES} != set(_FIELDS):
+        if scores.keys() - set(_OPTIONAL) != set(_FIELDS):
             found = ", ".join(sorted(scores))
             raise BadInput(
                 f"{path} does not hold importance scores but {found}; score the model again"
@@ -120,25 +140,30 @@ def score(
         BadInput: there is no batch.
     """
     spec = spec_of(model)
-    totals = _Totals(aggregation)
+    totals, experts = _Totals(aggregation), ExpertScores(spec)
     seen = 0
-    with torch.inference_mode(), _recording(model, spec, totals):
+    with torch.inference_mode(), _recording(model, spec, totals), experts.watching(model):
         for tokens in batches:
+            totals.samples = len(tokens)
             model.base_model(input_ids=tokens.to(model.device), use_cache=False)
             seen += len(tokens)
             if progress:
                 progress(seen)
+    mamba = mamba_of(spec)
     if not seen:
         raise BadInput("no calibration text: importance scores need at least one sequence")
     norms = [totals.score(name) for name in totals.names() if name[0] == "channels"]
     return Importance(
         heads=_stacked(spec, totals.score, "heads", spec.num_attention_heads),
-        neurons=_stacked(spec, totals.score, "neurons", spec.mlp_width),
+        neurons=_stacked(spec, totals.score, "neurons", _widest(spec)),
         channels=torch.stack(norms).sum(0),
         layers=torch.stack(
             [totals.mean(("layers", layer)) for layer in range(spec.num_hidden_layers)]
         ),
         gates=_gates(spec, totals) if _is_sparse(spec) else None,
+        experts=experts.experts(),
+        expert_neurons=experts.neurons(),
+        mamba_heads=_stacked(spec, totals.score, "mamba", mamba.heads) if mamba else None,
     )
 
 
@@ -148,10 +173,31 @@ def _stacked(
     """A part's scores of all layers, [layers, width]; zeros where a layer has fewer, or none."""
     rows = torch.zeros(spec.num_hidden_layers, width)
     for index, layer in enumerate(spec.layers):
-        if layer.attends if part == "heads" else spec.mlp_size(layer):
+        if _has_part(spec, layer, part):
             scores = values((part, index))
             rows[index, : len(scores)] = scores
     return rows
+
+
+def _has_part(spec: DecoderSpec, layer: LayerSpec, part: str) -> bool:
+    if part == "mamba":
+        return isinstance(layer.recurrent, Mamba2)
+    return layer.attends if part == "heads" else mlp_neurons(spec, layer) > 0
+
+
+def _widest(spec: DecoderSpec) -> int:
+    """The most neurons that every token runs in a layer."""
+    return max(mlp_neurons(spec, layer) for layer in spec.layers)
+
+
+def _optional_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of the scores of parts that only some models have."""
+    mixture, mamba, layers = mixture_of(spec), mamba_of(spec), spec.num_hidden_layers
+    shapes: dict[str, tuple[int, ...]] = {}
+    if mixture is not None:
+        shapes["experts"] = (layers, mixture.experts)
+        shapes["expert_neurons"] = (layers, mixture.experts, mixture.size)
+    return shapes if mamba is None else shapes | {"mamba_heads": (layers, mamba.heads)}
 
 
 def _gates(spec: DecoderSpec, totals: "_Totals") -> torch.Tensor:
@@ -180,12 +226,15 @@ class _Totals:
 
     def __init__(self, aggregation: Aggregation) -> None:
         self.aggregation = aggregation
+        self.samples = 0  # of the batch that runs
         self._sums: dict[tuple[str, Any], torch.Tensor] = {}
         self._squares: dict[tuple[str, Any], torch.Tensor] = {}
         self._counts: dict[tuple[str, Any], int] = {}
 
     def add(self, name: tuple[str, Any], values: torch.Tensor) -> None:
-        """Add activations [B, T, N]."""
+        """Add activations [B, T, N]; or [B T, N], which shared experts read."""
+        if values.ndim == 2:
+            values = values.unflatten(0, (self.samples, -1))
         self.add_samples(name, reduce_sequence(values, self.aggregation.sequence))
 
     def add_samples(self, name: tuple[str, Any], samples: torch.Tensor) -> None:
@@ -214,12 +263,10 @@ class _Totals:
 
 @contextmanager
 def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[None]:
-    def heads(layer: int) -> Any:
-        sizes = spec.heads(spec.layers[layer])
-
+    def heads(part: str, layer: int, count: int) -> Any:
         def hook(_: nn.Module, inputs: Any) -> None:
-            outputs = inputs[0].unflatten(-1, (sizes.queries, sizes.dim))
-            totals.add(("heads", layer), outputs.float().norm(dim=-1))
+            outputs = inputs[0].unflatten(-1, (count, -1))
+            totals.add((part, layer), outputs.float().norm(dim=-1))
 
         return hook
 
@@ -254,16 +301,22 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
 
     hooks = []
     for index, layer in enumerate(model.base_model.layers):
-        if spec.mlp_size(spec.layers[index]):
-            down = submodule(index, "mlp.down_proj")
+        own = spec.layers[index]
+        if mlp_neurons(spec, own):
+            down = submodule(index, f"mlp{'.shared_expert' if own.mlp else ''}.down_proj")
             hooks.append(down.register_forward_pre_hook(neurons(index)))
         if _is_sparse(spec):
             gate = submodule(index, "mlp.gate_proj")
             hooks.append(gate.register_forward_hook(gates(index)))
+        if isinstance(mamba := own.recurrent, Mamba2):
+            output = submodule(index, "mamba.out_proj")
+            hook = heads("mamba", index, mamba.heads)
+            hooks.append(output.register_forward_pre_hook(hook))
         hooks.append(layer.register_forward_hook(influence(index), with_kwargs=True))
     for index in spec.attention_layers:
         output = submodule(index, "self_attn.o_proj")
-        hooks.append(output.register_forward_pre_hook(heads(index)))
+        hook = heads("heads", index, spec.num_attention_heads)
+        hooks.append(output.register_forward_pre_hook(hook))
     for name, module in model.named_modules():
         if is_hidden_norm(spec, f"{name}.weight"):
             hooks.append(module.register_forward_hook(channels(name)))

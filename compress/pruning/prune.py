@@ -1,19 +1,17 @@
 """Prune a decoder to a smaller shape: depth, width, or both at once.
 
 `prune` is pure: it slices the teacher's tensors into a new model and leaves the teacher unchanged.
-Importance decides what is kept (`select_indices`): whole layers, and the most important neurons
-and heads of each kept layer; channels of the residual stream are one choice for all layers.
+Importance decides what is kept (edgelm.compress.pruning.indices).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
 from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import (
+    EXPERTS,
     FFN,
     GATED_QUERY,
     HEAD_QKV,
@@ -21,43 +19,25 @@ from edgelm.compress.pruning.axes import (
     HIDDEN,
     KV,
     LAYERS,
+    MAMBA,
+    MAMBA_HEADS,
+    MAMBA_STATES,
     QUERY,
     is_hidden_norm,
     layer_of,
     tensor_axes,
 )
 from edgelm.compress.pruning.importance import Importance
-from edgelm.compress.pruning.refit import refitted
+from edgelm.compress.pruning.indices import PruneIndices, select_indices
+from edgelm.compress.pruning.refit import refitted, refitted_group
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.pruning.sparse_activations import keep_cutoffs
 from edgelm.compress.pruning.student_config import pruned_config
-from edgelm.errors import BadInput
 from edgelm.quantize.hessians import Hessians
-from edgelm.spec.decoder import DecoderSpec, LayerSpec
+from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES
-from edgelm.spec.prunable import lasting_layers, pruned_mlp_size
-from edgelm.spec.tensor_names import canonical_name
-
-_REFITTED = {"down_proj": "mlp.down", "o_proj": "attention.o"}
-REFITTED = tuple(_REFITTED.values())
-"""Parts of a layer whose inputs are pruned: `moments` are needed for these."""
-
-
-@dataclass(frozen=True)
-class PruneIndices:
-    """The parts that a student keeps, as ascending indices.
-
-    layers: of the teacher. channels: of the residual stream, for all layers.
-    neurons, groups: per kept layer. heads: query heads per kept layer, group by group.
-    merged: per kept layer, pairs (kept head, pruned head) to merge (residual heads in NeMo).
-    """
-
-    layers: tuple[int, ...]
-    channels: torch.Tensor
-    neurons: tuple[torch.Tensor, ...]
-    groups: tuple[torch.Tensor, ...]
-    heads: tuple[torch.Tensor, ...]
-    merged: tuple[tuple[tuple[int, int], ...], ...]
+from edgelm.spec.layers.mixers import Mamba2
+from edgelm.spec.prunable import mamba_of, mlp_neurons
 
 
 def prune(
@@ -79,7 +59,7 @@ def prune(
             highest block influence.
         merge_pruned_heads: add the difference to a pruned query head to a kept one, as Minitron
             does; off by default, because it hurt in every measurement (docs/decisions/pruning.md).
-        moments: second moments of the inputs of `REFITTED` parts on calibration text: what remains
+        moments: second moments of the inputs of `refitted_parts` on calibration text: what remains
             of these matrices is refitted by least squares (see `refit`). None only cuts.
 
     Raises:
@@ -105,106 +85,6 @@ def prune(
     return build_model(config, state)
 
 
-def select_indices(
-    spec: DecoderSpec,
-    shape: Shape,
-    importance: Importance,
-    *,
-    layers: Sequence[int] | None = None,
-    merge_pruned_heads: bool = False,
-) -> PruneIndices:
-    """The parts of a decoder to keep for a shape, by importance.
-
-    Raises:
-        BadInput: as `prune`.
-    """
-    shape.check_within(spec)
-    importance.check(spec)
-    if layers is None:
-        layers = most_influential(spec, importance.layers, shape.num_hidden_layers)
-    _check_layers(layers, spec, shape)
-    groups, heads, merged = [], [], []
-    for layer in layers:
-        scores = importance.heads[layer].unflatten(0, (spec.heads(spec.layers[layer]).keys, -1))
-        keys = spec.layers[layer].num_key_value_heads or shape.num_key_value_heads
-        group = top_k_indices(scores.sum(-1), keys)
-        groups.append(group)
-        per_group = shape.num_attention_heads // keys
-        each = [_heads_of_group(scores[g], int(g), per_group) for g in group]
-        heads.append(torch.cat([kept for kept, _ in each]))
-        merged.append(
-            tuple(pair for _, pairs in each for pair in pairs) if merge_pruned_heads else ()
-        )
-    return PruneIndices(
-        layers=tuple(layers),
-        channels=top_k_indices(importance.channels, shape.hidden_size),
-        neurons=tuple(
-            _strongest_neurons(spec, spec.layers[layer], shape, importance.neurons[layer])
-            for layer in layers
-        ),
-        groups=tuple(groups),
-        heads=tuple(heads),
-        merged=tuple(merged),
-    )
-
-
-def _strongest_neurons(
-    spec: DecoderSpec, layer: LayerSpec, shape: Shape, scores: torch.Tensor
-) -> torch.Tensor:
-    own = scores[: spec.mlp_size(layer)]
-    return top_k_indices(own, pruned_mlp_size(spec, layer, shape.intermediate_size))
-
-
-def most_influential(spec: DecoderSpec, scores: torch.Tensor, count: int) -> list[int]:
-    """The layers of highest block influence, at least one of them with attention."""
-    if lasting := lasting_layers(spec):  # which attend
-        scores = scores.index_fill(0, torch.tensor(lasting), float("inf"))
-    layers: list[int] = top_k_indices(scores, count).tolist()
-    if any(spec.layers[layer].attends for layer in layers):
-        return layers
-    best = max(spec.attention_layers, key=lambda layer: float(scores[layer]))
-    weakest = min(layers, key=lambda layer: float(scores[layer]))
-    return sorted([best, *(layer for layer in layers if layer != weakest)])
-
-
-def _heads_of_group(
-    scores: torch.Tensor, group: int, count: int
-) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """Kept query heads of one group, and the pairs (kept, pruned) to merge.
-
-    Minitron, section 2.2: with K of L heads kept, in order of importance and counted from one,
-    head i becomes head_i + (head_i - head_(2K-i+1)) for i from 2K-L+1 to K.
-    """
-    total = len(scores)
-    order = (scores.argsort(descending=True, stable=True) + group * total).tolist()
-    pairs = [
-        (order[i - 1], order[2 * count - i])
-        for i in range(max(1, 2 * count - total + 1), count + 1)
-    ]
-    return torch.tensor(sorted(order[:count])), pairs
-
-
-def top_k_indices(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Ascending indices of the `count` highest scores; the first of equal ones."""
-    return scores.argsort(descending=True, stable=True)[:count].sort().values
-
-
-def _check_layers(layers: Sequence[int], spec: DecoderSpec, shape: Shape) -> None:
-    ascending = all(a < b for a, b in pairwise(layers))
-    inside = all(0 <= layer < spec.num_hidden_layers for layer in layers)
-    if len(layers) != shape.num_hidden_layers or not ascending or not inside:
-        raise BadInput(
-            f"layers to keep {list(layers)}: expected {shape.num_hidden_layers} ascending indices "
-            f"below {spec.num_hidden_layers}"
-        )
-    removed = [str(layer) for layer in lasting_layers(spec) if layer not in layers]
-    if removed:
-        raise BadInput(
-            f"layers to keep {list(layers)}: expected layer {' and '.join(removed)} among them, "
-            "because others read its keys and values or it is the last one"
-        )
-
-
 def _student_name(name: str, indices: PruneIndices) -> str | None:
     """The tensor's name in the student; None if its layer is removed."""
     layer = layer_of(name)
@@ -228,10 +108,13 @@ def _slice(
     if _is_query(name):
         head_dim = spec.heads(spec.layers[layer or 0]).dim
         tensor = _with_merged_heads(tensor, indices.merged[position], head_dim)
-    for dimension, axis in enumerate(tensor_axes(spec, name)):
+    axes, experts = tensor_axes(spec, name), indices.experts[position]
+    if experts is not None and axes[0] == (EXPERTS,) and "experts" in name:
+        return experts.of(tensor, axes, indices.channels).clone()
+    for dimension, axis in enumerate(axes):
         if axis:
             index = axis_index(spec, axis, indices, position, layer or 0).to(tensor.device)
-            group = _refitted_group(spec, name) if moments is not None and dimension == 1 else None
+            group = refitted_group(spec, name) if moments is not None and dimension == 1 else None
             if moments is not None and group is not None:
                 tensor = refitted(tensor, moments[group], index)
             else:
@@ -240,13 +123,6 @@ def _slice(
         offset = 1.0 if spec.norm_plus_one and is_hidden_norm(spec, name) else 0.0
         tensor = (tensor + offset) * factor - offset
     return tensor.clone()
-
-
-def _refitted_group(spec: DecoderSpec, name: str) -> str | None:
-    """The group of a matrix whose inputs are pruned within one layer, as `Hessians` names it."""
-    module = canonical_name(spec.family, name).rpartition(".")[0]
-    part = _REFITTED.get(module.rpartition(".")[2])
-    return f"layers.{layer_of(name)}.{part}" if part else None
 
 
 def _is_query(name: str) -> bool:
@@ -277,12 +153,12 @@ def axis_index(
         position: of the layer in the student.
         layer: the same in the teacher.
     """
-    sizes = spec.heads(spec.layers[layer])
+    sizes, own = spec.heads(spec.layers[layer]), spec.layers[layer]
     heads, groups = indices.heads[position], indices.groups[position]
     inputs = spec.per_layer_inputs
     parts = {
         HIDDEN: (indices.channels, 1, spec.hidden_size),
-        FFN: (indices.neurons[position], 1, spec.mlp_size(spec.layers[layer])),
+        FFN: (indices.neurons[position], 1, mlp_neurons(spec, own)),
         QUERY: (heads, sizes.dim, sizes.q_size),
         KV: (groups, sizes.dim, sizes.kv_size),
         GATED_QUERY: (heads, 2 * sizes.dim, 2 * sizes.q_size),
@@ -290,6 +166,14 @@ def axis_index(
         HEADS: (heads, 1, sizes.queries),
         LAYERS: (torch.tensor(indices.layers), inputs.size if inputs else 0, spec.per_layer_width),
     }
+    if (experts := indices.experts[position]) is not None and own.mlp is not None:
+        parts[EXPERTS] = (experts.experts, 1, own.mlp.experts)  # the router's
+    mamba, mamba_heads = own.recurrent, indices.mamba_heads[position]
+    if isinstance(mamba, Mamba2) and mamba_heads is not None:
+        states = 2 * mamba.group_size
+        parts[MAMBA] = (mamba_heads, mamba.head_dim, mamba.size)
+        parts[MAMBA_HEADS] = (mamba_heads, 1, mamba.heads)
+        parts[MAMBA_STATES] = (torch.arange(states), 1, states)
     found, start = [], 0
     for part in axis:
         blocks, width, total = parts[part]
@@ -297,6 +181,10 @@ def axis_index(
         found.append(start + within)
         start += total
     return torch.cat(found)
+
+
+def _is_mamba_norm(spec: DecoderSpec, name: str) -> bool:
+    return tensor_axes(spec, name) == ((MAMBA,),) and "norm" in name
 
 
 def _width_correction(spec: DecoderSpec, shape: Shape, name: str) -> float:
@@ -314,6 +202,8 @@ def _width_correction(spec: DecoderSpec, shape: Shape, name: str) -> float:
         factor = math.sqrt(spec.num_attention_heads / shape.num_attention_heads)
     if spec.qk_norm == "full" and ".k_norm." in name:
         factor = math.sqrt(spec.num_key_value_heads / shape.num_key_value_heads)
+    if (mamba := mamba_of(spec)) and shape.mamba_num_heads and _is_mamba_norm(spec, name):
+        factor = math.sqrt(mamba.heads / shape.mamba_num_heads)
     # Gemma 3n and 4 divide by powers of the width: before a norm, which has an epsilon, and before
     # the tanh that gives the coefficients of streams.
     if ".per_layer_model_projection." in name:

@@ -12,6 +12,11 @@ all inputs removed at once. The checkpoint stays a plain one.
 
 import torch
 
+from edgelm.compress.pruning.axes import layer_of
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.prunable import mamba_of
+from edgelm.spec.tensor_names import canonical_name
+
 DAMPING = 0.01
 """Of the mean of H's diagonal, as in GPTQ: keeps H[K, K] invertible on few tokens."""
 
@@ -43,3 +48,30 @@ def refitted(weight: torch.Tensor, moments: torch.Tensor, remaining: torch.Tenso
     lost = weight.double() @ across - own @ across.index_select(0, remaining)
     correction: torch.Tensor = torch.linalg.solve(within, lost.T).T
     return (own + correction).to(weight.dtype)
+
+
+def refitted_parts(spec: DecoderSpec) -> tuple[str, ...]:
+    """Parts of layers that are refitted when their inputs are removed, as `Hessians` names them.
+
+    Experts are not among them: each would need second moments of its own, many times the model.
+    Nor are Mamba-2 layers with a norm: it is over the channels of several heads, so that removing
+    one changes what the others give.
+    """
+    mamba = mamba_of(spec)
+    outputs = ("mamba.out",) if mamba and mamba.norm == "none" else ()
+    return ("mlp.down", "mlp.shared.down", "attention.o", *outputs)
+
+
+def refitted_group(spec: DecoderSpec, name: str) -> str | None:
+    """The group of a tensor that is refitted; None for others."""
+    if (layer := layer_of(name)) is None:
+        return None
+    module = canonical_name(spec.family, name).rpartition(".")[0].rpartition(".")[2]
+    shared = spec.layers[layer].mlp is not None
+    parts = {
+        "down_proj": "mlp.shared.down" if shared else "mlp.down",
+        "o_proj": "attention.o",
+        "out_proj": "mamba.out",
+    }
+    part = parts.get(module)
+    return f"layers.{layer}.{part}" if part in refitted_parts(spec) else None

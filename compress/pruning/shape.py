@@ -1,4 +1,4 @@
-"""The five sizes that pruning changes."""
+"""The sizes that pruning changes."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,22 +9,62 @@ from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.depth import with_depth, with_layers
 from edgelm.spec.families.table import FAMILIES
-from edgelm.spec.prunable import fixed_sizes, lasting_layers, with_intermediate_size
+from edgelm.spec.prunable import (
+    derives_mamba,
+    fixed_sizes,
+    lasting_layers,
+    mamba_of,
+    mixture_of,
+    with_experts,
+    with_intermediate_size,
+    with_mamba_heads,
+)
+
+_EXPERTS, _MAMBA = ("num_experts", "moe_intermediate_size"), "mamba_num_heads"
+_LACKING = dict.fromkeys(_EXPERTS, "no experts") | {_MAMBA: "no Mamba-2 layers"}
 
 
-class Shape(msgspec.Struct, frozen=True, order=True):
-    """Sizes of a decoder under Hugging Face's names; `head_dim` and vocabulary stay."""
+class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
+    """Sizes of a decoder under Hugging Face's names; `head_dim` and vocabulary stay.
+
+    The last three are None, and not written, for a decoder without such parts.
+
+    intermediate_size: neurons that every token runs: of MLPs, or of the shared expert in layers
+        that have one.
+    num_experts: routed experts of each layer; moe_intermediate_size: neurons of each of them.
+    mamba_num_heads: heads of each Mamba-2 layer.
+    """
 
     num_hidden_layers: int
     hidden_size: int
     intermediate_size: int
     num_attention_heads: int
     num_key_value_heads: int
+    num_experts: int | None = None
+    moe_intermediate_size: int | None = None
+    mamba_num_heads: int | None = None
 
     @classmethod
     def from_spec(cls, spec: DecoderSpec) -> "Shape":
         """The shape of a decoder."""
-        return cls(**{field: getattr(spec, field) for field in cls.__struct_fields__})
+        mixture, mamba = mixture_of(spec), mamba_of(spec)
+        return cls(
+            spec.num_hidden_layers,
+            spec.hidden_size,
+            (mixture.shared if mixture else 0) or spec.intermediate_size,
+            spec.num_attention_heads,
+            spec.num_key_value_heads,
+            num_experts=mixture.experts if mixture else None,
+            moe_intermediate_size=mixture.size if mixture else None,
+            mamba_num_heads=mamba.heads if mamba else None,
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """All sizes that the decoder has, by name."""
+        return {
+            field: size for field, size in msgspec.structs.asdict(self).items() if size is not None
+        }
 
     def applied_to(self, spec: DecoderSpec, layers: Sequence[int] | None = None) -> DecoderSpec:
         """The decoder in this shape, for estimates, with these layers if they are known."""
@@ -32,13 +72,22 @@ class Shape(msgspec.Struct, frozen=True, order=True):
             shallow = with_depth(spec, self.num_hidden_layers)
         else:
             shallow = with_layers(spec, layers)
-        narrower = with_intermediate_size(shallow, self.intermediate_size)
-        return msgspec.structs.replace(narrower, **msgspec.structs.asdict(self))
+        smaller = with_intermediate_size(shallow, self.intermediate_size)
+        if self.num_experts is not None and self.moe_intermediate_size is not None:
+            sizes = (self.num_experts, self.moe_intermediate_size, self.intermediate_size)
+            smaller = with_experts(smaller, *sizes)
+        if self.mamba_num_heads is not None:
+            smaller = with_mamba_heads(smaller, self.mamba_num_heads)
+        ours = {field: size for field, size in self.sizes.items() if field not in _LACKING}
+        return msgspec.structs.replace(smaller, **ours)
 
     def check_within(self, spec: DecoderSpec) -> None:
         """Raise BadInput unless the decoder can be pruned to this shape."""
-        for field in self.__struct_fields__:
-            ours, theirs = getattr(self, field), getattr(spec, field)
+        full = Shape.from_spec(spec)
+        for field in self.sizes.keys() - full.sizes.keys():
+            raise BadInput(f"cannot prune {field} of {spec.family}: it has {_LACKING[field]}")
+        for field, theirs in full.sizes.items():
+            ours = self.sizes.get(field, theirs)
             if not 1 <= ours <= theirs:
                 raise BadInput(
                     f"cannot prune {field} to {ours}; expected 1 to {theirs}, the model's"
@@ -49,12 +98,13 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 "removes the same parts from all layers; prune its teacher"
             )
         for field, reason in fixed_sizes(spec).items():
-            if getattr(self, field) != getattr(spec, field):
+            if getattr(self, field) != getattr(full, field) and not self._follows(spec, field):
                 raise BadInput(
                     f"cannot prune {field} of {spec.family}: {reason}; prune "
                     f"{' or '.join(free_sizes(spec))}"
                 )
         self._check_depth(spec)
+        self._check_mamba(spec)
         groups, per_group = self.num_key_value_heads, self.heads_per_group
         if groups * per_group != self.num_attention_heads:
             raise BadInput(
@@ -93,6 +143,39 @@ class Shape(msgspec.Struct, frozen=True, order=True):
                 f"and values or the last layer has no window; keep at least {len(lasting)}"
             )
 
+    def _check_mamba(self, spec: DecoderSpec) -> None:
+        """Raise BadInput for heads that groups, or the family's class, cannot have."""
+        mamba, heads = mamba_of(spec), self.mamba_num_heads
+        if mamba is None or heads is None:
+            return
+        if self.fits_mamba(spec):
+            return
+        if heads % mamba.n_groups:
+            raise BadInput(
+                f"cannot prune mamba_num_heads to {heads}: the same number of heads in each of "
+                f"{mamba.n_groups} groups share B and C; use a multiple of {mamba.n_groups}"
+            )
+        raise BadInput(
+            f"cannot prune mamba_num_heads of {spec.family} to {heads}: {heads} heads of "
+            f"{mamba.head_dim} channels are not a multiple of hidden_size {self.hidden_size}, "
+            "which its class requires (mamba_expand is an integer); reduce both by the same share"
+        )
+
+    def _follows(self, spec: DecoderSpec, field: str) -> bool:
+        """Whether a size that is fixed alone changes together with the heads of Mamba-2 layers."""
+        mamba, heads = mamba_of(spec), self.mamba_num_heads
+        if mamba is None or heads is None or field != "hidden_size":
+            return False
+        return derives_mamba(spec) and heads < mamba.heads and self.fits_mamba(spec)
+
+    def fits_mamba(self, spec: DecoderSpec) -> bool:
+        """Whether groups, and the family's class, can have these heads of Mamba-2 layers."""
+        mamba, heads = mamba_of(spec), self.mamba_num_heads
+        if mamba is None or heads is None:
+            return True
+        wide = not derives_mamba(spec) or heads * mamba.head_dim % self.hidden_size == 0
+        return wide and heads % mamba.n_groups == 0
+
     def fits_heads(self, spec: DecoderSpec) -> bool:
         """Whether heads divide the hidden size as the family's classes require it."""
         family = FAMILIES[spec.family]
@@ -114,17 +197,20 @@ class Shape(msgspec.Struct, frozen=True, order=True):
         return self.num_attention_heads // self.num_key_value_heads
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.num_hidden_layers} layers, hidden {self.hidden_size}, "
             f"FFN {self.intermediate_size}, heads {self.num_attention_heads}/"
             f"{self.num_key_value_heads}"
         )
+        if self.num_experts is not None:
+            text += f", {self.num_experts} experts of {self.moe_intermediate_size}"
+        return text if self.mamba_num_heads is None else f"{text}, Mamba {self.mamba_num_heads}"
 
 
 def free_sizes(spec: DecoderSpec) -> list[str]:
     """The sizes that pruning can change."""
     fixed = fixed_sizes(spec)
-    return [field for field in Shape.__struct_fields__ if field not in fixed]
+    return [field for field in Shape.from_spec(spec).sizes if field not in fixed]
 
 
 def check_has_block(spec: DecoderSpec, size: int) -> None:

@@ -112,8 +112,8 @@ def _check_teacher(spec: DecoderSpec) -> None:
         )
     if spec.mixtures:
         raise BadInput(
-            f"[puzzle] has no alternatives for mixtures of experts, which {spec.family} has; use a "
-            "dense teacher"
+            f"[puzzle] has no alternatives for mixtures of experts, which {spec.family} has; use "
+            "[prune] or [search]"
         )
 
 

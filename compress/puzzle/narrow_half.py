@@ -10,7 +10,8 @@ from edgelm.checkpoint.own_modules import fit_attention, half_name
 from edgelm.compress.model import Model
 from edgelm.compress.pruning.axes import HIDDEN, tensor_axes
 from edgelm.compress.pruning.importance import Importance
-from edgelm.compress.pruning.prune import PruneIndices, axis_index, top_k_indices
+from edgelm.compress.pruning.indices import PruneIndices, top_k_indices
+from edgelm.compress.pruning.prune import axis_index
 from edgelm.compress.pruning.refit import refitted
 from edgelm.compress.puzzle.alternatives import Alternative
 from edgelm.spec.decoder import DecoderSpec
@@ -58,10 +59,9 @@ def narrow_half(
                 weight = weight.index_select(1, index)
             else:
                 weight = refitted(weight, moments, index)
-        every = torch.arange(len(weight))
-        index = (
-            every if rows == (HIDDEN,) else axis_index(spec, rows, indices, 0, alternative.layer)
-        )
+        index = torch.arange(len(weight))
+        if rows != (HIDDEN,):
+            index = axis_index(spec, rows, indices, 0, alternative.layer)
         index = index.to(weight.device)
         narrow = nn.Linear(weight.shape[1], len(index), bias=linear.bias is not None)
         narrow.weight = nn.Parameter(weight.index_select(0, index))

@@ -135,10 +135,13 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
 
     num_hidden_layers: number of layers
     hidden_size: channels of the residual stream
-    intermediate_size: neurons of each MLP; narrower ones keep theirs, double-wide ones (Gemma 4)
-        have twice as many
+    intermediate_size: neurons of each MLP, or of each shared expert; narrower MLPs keep theirs,
+        double-wide ones (Gemma 4) have twice as many
     num_attention_heads: query heads of each layer that attends
     num_key_value_heads: key and value heads of each layer that attends
+    num_experts: routed experts of each layer with a mixture; a token runs no more than these
+    moe_intermediate_size: neurons of each routed expert
+    mamba_num_heads: heads of each Mamba-2 layer
     merge_pruned_heads: add to each kept query head its difference from a pruned one (residual
         heads)
     """
@@ -148,6 +151,9 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     intermediate_size: Count | None = None
     num_attention_heads: Count | None = None
     num_key_value_heads: Count | None = None
+    num_experts: Count | None = None
+    moe_intermediate_size: Count | None = None
+    mamba_num_heads: Count | None = None
     merge_pruned_heads: bool = False
 
     def shape(self, full: Shape) -> Shape:

@@ -113,18 +113,32 @@ def importance_plots(path: Path, record: StudentRecord) -> list[Plot]:
     if settings.get("layers") == "loss":
         layers = ("Layers: loss without each", "layer", "increase of the loss")
     scores = Importance.load(path)
-    neurons = scores.neurons.sort(1, descending=True).values
-    binned = torch.nn.functional.adaptive_avg_pool1d(
-        neurons[None], min(_COLUMNS, neurons.shape[1])
-    )[0]
     channels = scores.channels.sort(descending=True).values.tolist()
     ranked = Series("channels", tuple((float(i), value) for i, value in enumerate(channels)))
+    maps = [
+        ("Query heads", "head", scores.heads),
+        ("Neurons, sorted within their layer", "rank", _sorted(scores.neurons)),
+        ("Experts, sorted within their layer", "rank", _sorted(scores.experts)),
+        ("Mamba-2 heads", "head", scores.mamba_heads),
+    ]
     return [
         bar_chart(*layers, scores.layers.tolist()),
-        heat_map("Query heads", "head", "layer", scores.heads.tolist()),
-        heat_map("Neurons, sorted within their layer", "rank", "layer", binned.tolist()),
+        *(
+            heat_map(title, part, "layer", values.tolist())
+            for title, part, values in maps
+            if values is not None
+        ),
         xy_plot("Residual channels, sorted", Axis("rank"), Axis("score"), [ranked]),
     ]
+
+
+def _sorted(scores: torch.Tensor | None) -> torch.Tensor | None:
+    """Scores of each layer in descending order, averaged to a few columns; None without any."""
+    if scores is None or not scores.shape[1]:
+        return None
+    ranked = scores.sort(1, descending=True).values
+    columns = min(_COLUMNS, ranked.shape[1])
+    return torch.nn.functional.adaptive_avg_pool1d(ranked[None], columns)[0]
 
 
 def _is_whole(row: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from edgelm.devices.planner.plan import predict
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.prunable import mamba_of
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -101,6 +102,10 @@ class CostModel:
             "intermediate_size": shape.intermediate_size,
             "num_attention_heads * head_dim": shape.num_attention_heads * self.spec.head_dim,
         }
+        if shape.moe_intermediate_size is not None:
+            widths["moe_intermediate_size"] = shape.moe_intermediate_size
+        if shape.mamba_num_heads is not None and (mamba := mamba_of(self.spec)):
+            widths["mamba_num_heads * head_dim"] = shape.mamba_num_heads * mamba.head_dim
         for name, width in widths.items():
             if width % multiple:
                 raise BadInput(

@@ -10,30 +10,69 @@ from edgelm.compress.search.candidates import Candidate, CostModel
 from edgelm.compress.search.settings import SearchSettings
 from edgelm.errors import DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.prunable import fixed_sizes, lasting_layers
+from edgelm.spec.prunable import derives_mamba, fixed_sizes, lasting_layers
+
+_EXPERT_RATIOS = (0.75, 0.5)
 
 
 def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iterator[Shape]:
     """All shapes on a grid of sizes that kernels accept, and transformers loads.
 
     Sizes go from `min_ratio` of the model's to the model's own. Each width has at most 16 steps,
-    on multiples of 64 or of what the engine needs if that is more.
+    on multiples of 64 or of what the engine needs if that is more. Mixtures have three quarters or
+    half as many experts, or experts of that size; more choices would take minutes to plan. Heads of
+    Mamba-2 layers stay, unless they have to follow the hidden size.
     """
     full, fixed = Shape.from_spec(spec), fixed_sizes(spec)
     groups = full.num_key_value_heads
-    hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
+    hidden_sizes, ffn_sizes = [full.hidden_size], [full.intermediate_size]
+    if "hidden_size" not in fixed or derives_mamba(spec):
+        hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
+    if "intermediate_size" not in fixed:
+        ffn_sizes = _widths(full.intermediate_size, multiple, min_ratio)
     least = max(1, round(full.num_hidden_layers * min_ratio), len(lasting_layers(spec)))
     for layers in range(full.num_hidden_layers, least - 1, -1):
-        for hidden in [full.hidden_size] if "hidden_size" in fixed else hidden_sizes:
-            for ffn in _widths(full.intermediate_size, multiple, min_ratio):
+        for hidden in hidden_sizes:
+            mamba = _mamba_heads(spec, full, hidden)
+            for ffn in ffn_sizes:
                 for per_group in range(full.heads_per_group, 0, -1):
                     heads = per_group * groups
                     small = heads < min_ratio * full.num_attention_heads
                     if small or heads * spec.head_dim % multiple:
                         continue
-                    shape = Shape(layers, hidden, ffn, heads, groups)
-                    if shape.fits_heads(spec) and shape.fits_groups(spec):
-                        yield shape
+                    shape = Shape(layers, hidden, ffn, heads, groups, mamba_num_heads=mamba)
+                    fits = shape.fits_heads(spec) and shape.fits_groups(spec)
+                    if not fits or not shape.fits_mamba(spec):
+                        continue
+                    for experts, size in _experts(full, multiple, min_ratio):
+                        yield msgspec.structs.replace(
+                            shape, num_experts=experts, moe_intermediate_size=size
+                        )
+
+
+def _experts(
+    full: Shape, multiple: int, min_ratio: float
+) -> Iterator[tuple[int | None, int | None]]:
+    """Numbers of experts with their sizes; fewer ones or smaller ones, never both."""
+    experts, size = full.num_experts, full.moe_intermediate_size
+    yield experts, size
+    if experts is None or size is None:
+        return
+    for ratio in _EXPERT_RATIOS:
+        if ratio < min_ratio:
+            continue
+        if 1 <= (fewer := int(experts * ratio)) < experts:
+            yield fewer, size
+        if 1 <= (smaller := int(size * ratio) // multiple * multiple) < size:
+            yield experts, smaller
+
+
+def _mamba_heads(spec: DecoderSpec, full: Shape, hidden: int) -> int | None:
+    """Heads of Mamba-2 layers beside a hidden size, from which Granite's class derives them."""
+    heads = full.mamba_num_heads
+    if heads is None or not derives_mamba(spec):
+        return heads
+    return heads * hidden // full.hidden_size
 
 
 def _widths(full: int, multiple: int, min_ratio: float) -> list[int]:
@@ -49,7 +88,7 @@ def _widths(full: int, multiple: int, min_ratio: float) -> list[int]:
 def largest_within(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Accepted candidates that no other accepted one exceeds in every size."""
     accepted = [candidate for candidate in candidates if not candidate.missing]
-    sizes = np.array([msgspec.structs.astuple(one.shape) for one in accepted])
+    sizes = np.array([tuple(one.shape.sizes.values()) for one in accepted])
     return [
         one
         for index, one in enumerate(accepted)

@@ -114,7 +114,7 @@ def _one_round(
     settings: Distillation,
     folder: Path,
 ) -> Candidate:
-    folder = folder / "-".join(map(str, msgspec.structs.astuple(candidate.shape)))
+    folder = folder / "-".join(map(str, candidate.shape.sizes.values()))
     losses = _known_losses(folder)
     done = len(candidate.distilled)
     # An interrupted search finds the checkpoint of its last round, which is past this one.

@@ -22,13 +22,15 @@ from edgelm.compress.model import Model, save_model
 from edgelm.compress.preflight import requested_shape
 from edgelm.compress.pruning.aggregation import Aggregation
 from edgelm.compress.pruning.importance import score
+from edgelm.compress.pruning.indices import most_influential
 from edgelm.compress.pruning.layer_removal import (
     Measure,
     layer_losses,
     layers_without_best_block,
     text_loss,
 )
-from edgelm.compress.pruning.prune import REFITTED, most_influential, prune
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.refit import refitted_parts
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe.tables import DistillStage, ImportanceSettings
 from edgelm.compress.run.distributed import is_main_process
@@ -77,11 +79,12 @@ def _removes_inputs(state: State) -> bool:
     """Whether neurons or heads may be removed, so that others can take over."""
     if state.recipe.search or state.recipe.puzzle:
         return True
-    shape, full = requested_shape(state.recipe, state.teacher.spec), state.teacher.spec
-    return (shape.intermediate_size, shape.num_attention_heads) != (
-        full.intermediate_size,
-        full.num_attention_heads,
-    )
+    spec = state.teacher.spec
+    shape, full = requested_shape(state.recipe, spec).sizes, Shape.from_spec(spec).sizes
+    fields = ["intermediate_size", "num_attention_heads"]
+    if "mamba.out" in refitted_parts(spec):
+        fields.append("mamba_num_heads")
+    return any(shape[field] != full[field] for field in fields)
 
 
 def _collect_moments(state: State, model: Model, folder: Path) -> None:
@@ -90,7 +93,7 @@ def _collect_moments(state: State, model: Model, folder: Path) -> None:
     spec, data = state.teacher.spec, state.data()
     enough = -(-_TOKENS_PER_INPUT * spec.mlp_width // data.length)
     count = min(state.recipe.importance.samples, enough)
-    moments = Hessians(folder, spec, parts=REFITTED)
+    moments = Hessians(folder, spec, parts=refitted_parts(spec))
     seen = 0
     with torch.inference_mode(), moments.watching(model):
         for tokens in calibration_rows(data, count, BATCH):

@@ -28,7 +28,7 @@ from edgelm.compress.model import (
     load_tokenizer,
 )
 from edgelm.compress.pruning.importance import Importance
-from edgelm.compress.pruning.prune import REFITTED
+from edgelm.compress.pruning.refit import refitted_parts
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.recipe.tables import REPORTED_ROWS
 from edgelm.compress.run.distributed import device
@@ -159,8 +159,9 @@ class State:
         folder = self.importance_folder / MOMENTS
         if not folder.is_dir():
             return None
+        spec = self.teacher.spec
         # As sums: least squares do not depend on their scale.
-        return Hessians(folder, self.teacher.spec, parts=REFITTED, tokens=1)
+        return Hessians(folder, spec, parts=refitted_parts(spec), tokens=1)
 
     def inputs(self, settings: Any, upstream: str) -> dict[str, Any]:
         """What a stage's result depends on: settings, starting point, teacher and data.

@@ -235,7 +235,8 @@ def _sizes(
         head_bits=weights.head_bits,
     )
     # While weights are loaded, the head may be mapped beside its packed copy.
-    head = int(spec.embedding_parameters * weights.head_bits / 8)
+    table = 0 if spec.draft_head else spec.embedding_parameters
+    head = int(table * weights.head_bits / 8)
     workspace = max(workspace, head - cache * batch)
     return _Sizes(packed, cache * batch, workspace, runtime + session_bytes(spec))
 

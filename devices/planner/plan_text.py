@@ -27,10 +27,16 @@ def smaller_models_table(models: Sequence[SmallerModel]) -> str:
         f"{model.axis:<19} {model.num_hidden_layers:>6} {model.hidden_size:>6} "
         f"{model.intermediate_size:>6} {model.parameters / 1e6:>9,.0f} M  "
         f"{model.plan.precision}, {model.plan.kv} cache, "
-        f"{short(model.plan.tokens_per_second.value)} tokens/s"
+        f"{short(model.plan.tokens_per_second.value)} tokens/s{_experts(model)}"
         for model in models
     ]
     return "\n".join(["", "Pruned versions that would meet the request:", head, *lines])
+
+
+def _experts(model: SmallerModel) -> str:
+    if model.num_experts is None:
+        return ""
+    return f", with {model.num_experts} experts of {model.moe_intermediate_size}"
 
 
 def _line(plan: Plan) -> str:

@@ -8,13 +8,13 @@ import pytest
 
 from edgelm.compress.cli import main
 from edgelm.compress.durations import duration
-from edgelm.compress.preflight import preflight
+from edgelm.compress.preflight import preflight, student_spec
 from edgelm.compress.recipe import read_recipe
 from edgelm.compress.start_plan import StagePlan, plan_stages, plan_table
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
 from tests.checkpoints.models import tiny_config
-from tests.compress.recipes import DISTILL, LENGTH, PRUNE, SEARCH, recipe_of
+from tests.compress.recipes import DISTILL, LENGTH, PRUNE, QAD, SEARCH, recipe_of
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 LLAMA_8B = {
@@ -136,11 +136,22 @@ def test_refused_before_anything_is_loaded(bench: Path) -> None:
         preflight(recipe_of(bench, PRUNE, align), TINY, processes=3)
 
 
-@pytest.mark.parametrize("table", [SEARCH, PRUNE])
-def test_experts_are_not_pruned(bench: Path, table: str) -> None:
-    spec = DecoderSpec.from_hf(tiny_config("olmoe").to_dict())
-    with pytest.raises(BadInput, match=r"\[(search|prune)\] cannot be used with olmoe: importance"):
-        preflight(recipe_of(bench, table, DISTILL), spec)
+def test_experts_have_no_fake_quantization(bench: Path) -> None:
+    spec = DecoderSpec.from_hf(tiny_config("qwen3-moe").to_dict())
+    with pytest.raises(BadInput, match=r"\[qad\] cannot be used with qwen3_moe: fake quantization"):
+        preflight(recipe_of(bench, PRUNE, DISTILL, QAD), spec)
+
+
+def test_the_plan_counts_fewer_experts(bench: Path) -> None:
+    spec = DecoderSpec.from_hf(tiny_config("qwen3-moe").to_dict())
+    recipe = recipe_of(bench, PRUNE.replace("hidden_size = 48", "num_experts = 3"), DISTILL)
+    preflight(recipe, spec)
+    student = student_spec(recipe, spec)
+    assert student is not None
+    assert {one.experts for one in student.mixtures} == {3}
+    [pruned] = [one for one in plan_stages(recipe, spec, bf16=False) if one.name == "prune"]
+    assert pruned.disk_bytes == 4 * student.parameters
+    preflight(recipe_of(bench, SEARCH, DISTILL), spec)
 
 
 _TABLES = {

@@ -344,8 +344,8 @@ def _steps_to(shape: Shape, full: Shape, rounds: int) -> Iterator[Shape]:
     """Shapes from the full one to a shape, in equal steps."""
     for number in range(1, rounds + 1):
         sizes = {}
-        for field in full.__struct_fields__:
-            start, end = getattr(full, field), getattr(shape, field)
+        for field, start in full.sizes.items():
+            end = shape.sizes[field]
             sizes[field] = start + round((end - start) * number / rounds)
         yield Shape(**sizes)
 

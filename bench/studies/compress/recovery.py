@@ -268,8 +268,8 @@ def _record(
         teacher_sha256=teacher.sha256(),
         teacher_parameters=teacher.spec.parameters,
         parameters=spec.parameters,
-        teacher_shape=msgspec.structs.asdict(Shape.from_spec(teacher.spec)),
-        shape=msgspec.structs.asdict(Shape.from_spec(spec)),
+        teacher_shape=Shape.from_spec(teacher.spec).sizes,
+        shape=Shape.from_spec(spec).sizes,
         stages=tuple(stages),
         edgelm_version=__version__,
     )

@@ -20,6 +20,7 @@ MIXTURES: dict[str, Family] = {
     ),
     "olmoe": Family(
         qk_norm="full",
+        derived_heads=True,  # its class norms queries over hidden_size channels
         experts=Experts(size_field="intermediate_size"),
         names={"mlp.router": "mlp.gate"},
         defaults={"rms_norm_eps": 1e-5, "num_experts": 64, "num_experts_per_tok": 8},

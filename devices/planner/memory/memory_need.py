@@ -107,7 +107,7 @@ def _running_bytes(manifest: Manifest, context: int, sequences: int) -> tuple[in
     chunk = manifest.limits.prefill_chunk
     workspace = workspace_bytes(spec, kv=kv, context=context, chunk=chunk, engine=name)
     head = manifest.precision.get(HEAD)
-    if packs(name) and head is not None:
+    if packs(name) and head is not None and not spec.draft_head:
         mapped = int(spec.embedding_parameters * head.bits_per_weight / 8)
         workspace = max(workspace, mapped - cache)
     return cache, workspace

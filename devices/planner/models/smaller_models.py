@@ -1,8 +1,9 @@
 """Smaller models that would meet a request, as a hint when no precision does.
 
 One model for each way of pruning: only depth, only feed-forward width, or everything by the same
-share; each is reduced just as far as the request needs, to widths that kernels run well. It costs
-some fifty plans. The search that prunes a model tries a full grid: edgelm.compress.search.
+share; of mixtures only depth, the number of experts, or their width. Each is reduced just as far as
+the request needs, to widths that kernels run well. It costs some fifty plans. The search that
+prunes a model tries a full grid: edgelm.compress.search.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,13 @@ from edgelm.devices.profile import Profile
 from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.depth import with_depth
-from edgelm.spec.prunable import fixed_sizes, lasting_layers, with_intermediate_size
+from edgelm.spec.prunable import (
+    fixed_sizes,
+    lasting_layers,
+    mixture_of,
+    with_experts,
+    with_intermediate_size,
+)
 
 _MULTIPLE = 128  # of widths: group sizes of quantized weights and tile sizes of kernels
 _MIN_LAYERS = 2
@@ -29,14 +36,14 @@ class SmallerModel(msgspec.Struct, frozen=True):
     intermediate_size: int
     parameters: int
     plan: Plan
+    num_experts: int | None = None
+    moe_intermediate_size: int | None = None
 
 
 def smaller_models(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[SmallerModel]:
     """The largest model along each axis that meets the request, largest first; empty if none."""
     found: list[SmallerModel] = []
-    if spec.mixtures:
-        return found  # which edge-compress does not prune
-    for axis, candidates in _AXES.items():
+    for axis, candidates in (_MIXTURE_AXES if spec.mixtures else _AXES).items():
         model = _largest(axis, list(candidates(spec)), profile, request)
         if model is not None:
             found.append(model)
@@ -60,6 +67,7 @@ def _largest(
 
 
 def _record(axis: str, spec: DecoderSpec, plan: Plan) -> SmallerModel:
+    mixture = mixture_of(spec)
     return SmallerModel(
         axis,
         spec.num_hidden_layers,
@@ -67,6 +75,8 @@ def _record(axis: str, spec: DecoderSpec, plan: Plan) -> SmallerModel:
         spec.intermediate_size,
         spec.parameters,
         plan,
+        mixture.experts if mixture else None,
+        mixture.size if mixture else None,
     )
 
 
@@ -95,10 +105,28 @@ def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
             yield _with(spec, layers=layers, hidden=hidden, ffn=ffn)
 
 
+def _fewer_experts(spec: DecoderSpec) -> Iterator[DecoderSpec]:
+    mixture = spec.mixtures[0]
+    for experts in range(mixture.experts - 1, 0, -1):
+        yield with_experts(spec, experts, mixture.size, mixture.shared)
+
+
+def _narrower_experts(spec: DecoderSpec) -> Iterator[DecoderSpec]:
+    mixture = spec.mixtures[0]
+    multiple = _multiple(mixture.size)
+    for size in range((mixture.size - 1) // multiple * multiple, 0, -multiple):
+        yield with_experts(spec, mixture.experts, size, mixture.shared)
+
+
 _AXES: dict[str, Callable[[DecoderSpec], Iterator[DecoderSpec]]] = {
     "depth": _shallower,
     "feed-forward width": _narrower,
     "depth and width": _thinner,
+}
+_MIXTURE_AXES: dict[str, Callable[[DecoderSpec], Iterator[DecoderSpec]]] = {
+    "depth": _shallower,
+    "number of experts": _fewer_experts,
+    "width of experts": _narrower_experts,
 }
 
 

@@ -13,8 +13,9 @@ from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.model import load_model, save_model, spec_of
 from edgelm.compress.pruning.axes import FFN, HIDDEN, tensor_axes
 from edgelm.compress.pruning.importance import Importance, score
+from edgelm.compress.pruning.indices import PruneIndices, select_indices
 from edgelm.compress.pruning.layer_removal import without_layers
-from edgelm.compress.pruning.prune import PruneIndices, prune, select_indices
+from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES

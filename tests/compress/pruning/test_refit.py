@@ -11,8 +11,9 @@ import torch
 from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.axes import layer_of
 from edgelm.compress.pruning.importance import score
-from edgelm.compress.pruning.prune import REFITTED, prune, top_k_indices
-from edgelm.compress.pruning.refit import refitted
+from edgelm.compress.pruning.indices import top_k_indices
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.refit import refitted, refitted_parts
 from edgelm.compress.pruning.shape import Shape
 from edgelm.quantize.hessians import Hessians
 from edgelm.spec.prunable import pruned_mlp_size
@@ -63,7 +64,9 @@ def test_independent_inputs_cannot_take_over() -> None:
 @pytest.fixture(scope="module")
 def moments(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def collect(model: Any) -> Hessians:
-        found = Hessians(tmp_path_factory.mktemp("moments"), spec_of(model), parts=REFITTED)
+        found = Hessians(
+            tmp_path_factory.mktemp("moments"), spec_of(model), parts=refitted_parts(spec_of(model))
+        )
         with torch.inference_mode(), found.watching(model):
             model.model(input_ids=rows(400).batch(range(400)))
         return found
@@ -121,7 +124,7 @@ def test_the_full_shape_is_still_the_identity(moments: Any) -> None:
 def test_only_what_is_needed_is_collected(moments: Any, tmp_path: Path) -> None:
     model = tiny_model("llama")
     layers = range(spec_of(model).num_hidden_layers)
-    wanted = {f"layers.{layer}.{part}" for layer in layers for part in REFITTED}
+    wanted = {f"layers.{layer}.{part}" for layer in layers for part in ("mlp.down", "attention.o")}
     assert set(moments(model).groups) == wanted
 
 

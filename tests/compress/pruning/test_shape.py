@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from edgelm.compress.model import load_model, spec_of
-from edgelm.compress.pruning.prune import prune, select_indices
+from edgelm.compress.pruning.indices import select_indices
+from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from tests.checkpoints.models import tiny_model

@@ -10,7 +10,8 @@ import torch
 
 from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.importance import score
-from edgelm.compress.pruning.prune import prune, select_indices
+from edgelm.compress.pruning.indices import select_indices
+from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.pruning.sparse_activations import share_with_cutoff
 from tests.checkpoints.models import soften_attention, tiny_model

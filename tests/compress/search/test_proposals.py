@@ -63,8 +63,7 @@ def test_every_shape_has_kernels(engine: str, over: dict[str, int]) -> None:
         shape.check_within(spec)
         widths = shape.hidden_size, shape.intermediate_size, shape.num_attention_heads * 64
         assert not any(width % multiple for width in widths)
-        sizes = msgspec.structs.astuple(shape)
-        whole = msgspec.structs.astuple(full)
+        sizes, whole = shape.sizes.values(), full.sizes.values()
         assert all(size >= int(0.4 * most) for size, most in zip(sizes, whole, strict=True))
 
 
@@ -87,6 +86,8 @@ def test_small_widths_are_enumerated_by_hand() -> None:
         ("gemma4", {64, 56, 48, 40, 32}, {7, 6, 5, 4}),
         ("gemma3n", {64, 56, 48, 40, 32}, {7, 6, 5, 4}),
         ("lfm2", {64}, {5, 4, 3, 2}),
+        ("granite-hybrid", {64, 48, 32}, {6, 5, 4, 3}),
+        ("qwen3-moe", {64, 56, 48, 40, 32}, {4, 3, 2}),
     ],
 )
 def test_sizes_that_a_family_can_lose(name: str, hidden: set[int], layers: set[int]) -> None:
@@ -98,6 +99,28 @@ def test_sizes_that_a_family_can_lose(name: str, hidden: set[int], layers: set[i
         shape.check_within(spec)
     least = [shape for shape in enumerate_shapes(spec, 1, 0.1) if shape.num_hidden_layers == 1]
     assert bool(least) == (name not in ("gemma3n", "gemma4")), "layers that others need stay"
+
+
+def test_experts_by_hand() -> None:
+    """Three quarters or half of them, or of their width; the only MLPs that OLMoE has."""
+    spec = DecoderSpec.from_hf(tiny_config("olmoe").to_dict())
+    shapes = list(enumerate_shapes(spec, 1, 0.5))
+    found = {(shape.num_experts, shape.moe_intermediate_size) for shape in shapes}
+    assert found == {(6, 96), (4, 96), (3, 96), (6, 72), (6, 48)}
+    assert {shape.intermediate_size for shape in shapes} == {96}
+    wide = {shape.moe_intermediate_size for shape in enumerate_shapes(spec, 32, 0.5)}
+    assert wide == {96, 64, 32}
+    few = {shape.num_experts for shape in enumerate_shapes(spec, 1, 0.6)}
+    assert few == {6, 4}
+
+
+def test_a_budget_of_memory_takes_experts() -> None:
+    spec = DecoderSpec.from_hf(tiny_config("olmoe", num_hidden_layers=2).to_dict())
+    request = PlanRequest(precision="int8", context=64, prompt=32)
+    cost = CostModel(spec, load_profile("cpu"), Budget(0.85, None, request))
+    found = propose(cost, SearchSettings(min_ratio=0.5))
+    assert any((one.shape.num_experts or 0) < 6 for one in found)
+    assert all(one.parameters <= 0.85 * spec.linear_parameters for one in found)
 
 
 def test_kinds() -> None:
@@ -190,9 +213,7 @@ def test_every_kind_of_budget_is_met(name: str) -> None:
             shape
             for shape in shapes
             if shape != one.shape
-            and all(
-                map(int.__ge__, msgspec.structs.astuple(shape), msgspec.structs.astuple(one.shape))
-            )
+            and all(map(int.__ge__, shape.sizes.values(), one.shape.sizes.values()))
         ]
         assert not any(within(budget, shape) for shape in larger), "a larger one is within it"
 

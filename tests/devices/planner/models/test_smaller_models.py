@@ -8,6 +8,7 @@ import pytest
 
 from edgelm.devices.planner.models.smaller_models import SmallerModel, smaller_models
 from edgelm.devices.planner.plan import choices
+from edgelm.devices.planner.plan_text import smaller_models_table
 from edgelm.devices.profile import Profile
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
@@ -174,6 +175,23 @@ def test_nothing_can_be_cut_that_far() -> None:
 def test_shapes_survive_json() -> None:
     found = smaller_models(LARGE, ORIN, PlanRequest())
     assert msgspec.json.decode(msgspec.json.encode(found), type=list[SmallerModel]) == found
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "granite-hybrid-moe", "gpt-oss"])
+def test_mixtures_lose_layers_or_experts(name: str) -> None:
+    spec = DecoderSpec.from_hf(tiny_config(name, max_position_embeddings=64).to_dict())
+    full = choices(spec, ROOMY, PlanRequest(context=64))[0].total_bytes
+    request = PlanRequest(context=64, max_memory_bytes=full - 1)
+    found = {shape.axis: shape for shape in smaller_models(spec, ROOMY, request)}
+    assert set(found) == {"depth", "number of experts", "width of experts"}
+    before = spec.mixtures[0]
+    fewer, narrower = found["number of experts"], found["width of experts"]
+    assert (fewer.num_experts, fewer.moe_intermediate_size) == (before.experts - 1, before.size)
+    assert narrower.num_experts == before.experts
+    assert narrower.moe_intermediate_size is not None
+    assert narrower.moe_intermediate_size < before.size
+    assert all(shape.parameters < spec.parameters for shape in found.values())
+    assert "5 experts of" in smaller_models_table(list(found.values()))
 
 
 @pytest.mark.parametrize("name", ["gemma3n", "gemma4", "nemotron-h", "falcon-h1"])

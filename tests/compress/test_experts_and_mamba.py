@@ -1,0 +1,145 @@
+"""Recipes for mixtures of experts and Mamba-2 layers: the student computes the same everywhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from edgelm.checkpoint.source import open_checkpoint, read_spec
+from edgelm.compress.model import load_model, spec_of
+from edgelm.compress.pipeline import compress_model
+from edgelm.compress.pruning.importance import score
+from edgelm.compress.pruning.prune import prune
+from edgelm.compress.pruning.shape import Shape
+from tests.checkpoints.models import decide_clearly, tiny_model
+from tests.checkpoints.tiny_chat import VOCAB
+from tests.compress.recipes import SEARCH, recipe_of, stage, weights_of, workshop
+from tests.export.graphs import build_session
+from tests.slow import slow_but
+
+DISTILL = """
+[distill]
+tokens = 256
+batch_size = 2
+micro_batch = 2
+learning_rate = 3e-3
+checkpoint_steps = 1
+"""
+IMPORTANCE = "[importance]\nsamples = 4\n"
+# Recipes' [prune] tables, and what differs from the tiny models: chunks as short as the rows.
+FAMILIES: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+    "qwen3-moe": (
+        {
+            "num_hidden_layers": 3,
+            "hidden_size": 48,
+            "num_experts": 4,
+            "moe_intermediate_size": 16,
+            "intermediate_size": 64,
+            "num_attention_heads": 2,
+        },
+        {},
+    ),
+    "granite-hybrid": (
+        {"num_hidden_layers": 5, "hidden_size": 48, "mamba_num_heads": 6, "intermediate_size": 64},
+        {"mamba_chunk_size": 16},
+    ),
+    "granite-hybrid-moe": (
+        {"num_experts": 3, "moe_intermediate_size": 16, "mamba_num_heads": 4},
+        {"mamba_chunk_size": 16},
+    ),
+    "nemotron-h": ({"mamba_num_heads": 4, "intermediate_size": 64}, {"chunk_size": 16}),
+    "falcon-h1": (
+        {"mamba_num_heads": 6, "hidden_size": 48},
+        {"mamba_chunk_size": 16, "num_hidden_layers": 2},
+    ),
+    "gpt-oss": ({"num_experts": 3, "moe_intermediate_size": 64, "num_attention_heads": 2}, {}),
+    "lfm2-moe": ({"num_experts": 4, "moe_intermediate_size": 16, "intermediate_size": 64}, {}),
+    "olmoe": ({"num_experts": 4, "moe_intermediate_size": 64}, {}),
+    "granite-moe": ({"num_experts": 4, "hidden_size": 48, "num_hidden_layers": 2}, {}),
+    "qwen3.5-moe": (
+        {"num_experts": 4, "moe_intermediate_size": 16, "intermediate_size": 32},
+        {},
+    ),
+}
+
+
+def prune_table(name: str) -> str:
+    sizes = FAMILIES[name][0].items()
+    return "\n".join(["[prune]", *(f"{field} = {size}" for field, size in sizes), ""])
+
+
+def prepared(folder: Path, name: str) -> None:
+    workshop(folder, name=name, **FAMILIES[name][1])
+    # Without it, transformers takes the class of the family's own tokenizer.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "teacher" / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    "name", slow_but(("qwen3-moe", "granite-hybrid", "granite-hybrid-moe"), ("qwen3-moe",))
+)
+def test_a_student_computes_the_same_everywhere(tmp_path: Path, name: str) -> None:
+    prepared(tmp_path, name)
+    recipe = recipe_of(tmp_path, IMPORTANCE, prune_table(name), DISTILL)
+    record = compress_model(recipe, tmp_path / "student")
+    spec = read_spec(tmp_path / "student")
+    assert record.parameters == spec.parameters < record.teacher_parameters
+    assert record.shape == Shape.from_spec(spec).sizes
+    assert record.shape == record.teacher_shape | FAMILIES[name][0]
+    trained, pruned = weights_of(tmp_path / "student"), weights_of(_pruned(tmp_path))
+    moved = {key for key, weight in trained.items() if not torch.equal(weight, pruned[key])}
+    assert any("experts" in key or "mamba" in key for key in moved), "it was trained"
+    summary = (_pruned(tmp_path).parents[1] / "summary.html").read_text()
+    assert "Experts, sorted" in summary or "Mamba-2 heads" in summary
+
+    tokens = torch.randint(4, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = AutoModelForCausalLM.from_pretrained(
+            tmp_path / "student", dtype=torch.float32, trust_remote_code=False
+        ).eval()
+        expected = plain(tokens, use_cache=False).logits[0]
+        ours = load_model(tmp_path / "student")(tokens, use_cache=False).logits[0]
+    atol = 1e-4 * float(expected.abs().max())
+    torch.testing.assert_close(ours, expected, rtol=0, atol=atol)
+    with build_session(open_checkpoint(tmp_path / "student"), tmp_path / "graph") as session:
+        exported = torch.from_numpy(session.advance(tokens[0].numpy(), logits=tokens.shape[1]))
+    torch.testing.assert_close(exported, expected, rtol=0, atol=atol)
+
+
+def _pruned(folder: Path) -> Path:
+    [found] = folder.glob("**/prune*/model")
+    return found
+
+
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("granite-hybrid", "gpt-oss")))
+def test_the_graph_of_a_pruned_model(tmp_path: Path, name: str) -> None:
+    model = tiny_model(name)
+    with torch.no_grad():
+        for parameter in model.base_model.layers.parameters():
+            if parameter.ndim > 1:
+                parameter *= 0.3
+    decide_clearly(model)
+    tokens = torch.randint(0, 128, (2, 40), generator=torch.Generator().manual_seed(0))
+    sizes = Shape.from_spec(spec_of(model)).sizes | FAMILIES[name][0]
+    student = prune(model, Shape(**sizes), score(model, [tokens]))
+    student.save_pretrained(tmp_path / "student")
+    with torch.inference_mode():
+        expected = student(tokens[:1], use_cache=False).logits[0]
+    with build_session(open_checkpoint(tmp_path / "student"), tmp_path / "graph") as session:
+        ours = torch.from_numpy(session.advance(tokens[0].numpy(), logits=tokens.shape[1]))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.slow
+def test_a_search_finds_experts_within_the_budget(tmp_path: Path) -> None:
+    prepared(tmp_path, "qwen3-moe")
+    wide = SEARCH.replace("candidates = 6", "candidates = 24")
+    record = compress_model(recipe_of(tmp_path, wide, DISTILL), tmp_path / "student")
+    spec, teacher = read_spec(tmp_path / "student"), read_spec(tmp_path / "teacher")
+    assert spec.linear_parameters <= 0.7 * teacher.linear_parameters
+    assert stage(record, "search").figures["shape"] == str(Shape.from_spec(spec))
+    tried = json.loads((_pruned(tmp_path).parents[1] / "search" / "candidates.json").read_text())
+    assert any(one["shape"]["num_experts"] < 6 for one in tried)
