@@ -31,8 +31,8 @@ from edgelm.export.target import Target
 from edgelm.export.workspace import Workspace
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
-from edgelm.runtime.heap import give_back
 from edgelm.runtime.model import LanguageModel
+from edgelm.runtime.process_memory.heap import give_back
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from edgelm.errors import BadBundle, BadInput, DoesNotFit
 from edgelm.runtime.bundle_folder import bundle_folder
 from edgelm.runtime.engines.open import check_threads, open_draft, open_session
 from edgelm.runtime.engines.unchanged_bundle import open_unchanged
-from edgelm.runtime.heap import give_back
 from edgelm.runtime.model import LanguageModel
+from edgelm.runtime.process_memory.heap import give_back
 from edgelm.runtime.saved.prompt_cache import DEFAULT_BYTES, PromptCache
 from edgelm.runtime.saved.session_file import identity_of
 from edgelm.runtime.speculation.mode import check_mode

@@ -85,5 +85,13 @@ def _indices(spec: DecoderSpec, alternative: Alternative, kept: torch.Tensor) ->
         groups = kept
     of_group = spec.num_attention_heads // spec.num_key_value_heads
     heads = (groups[:, None] * of_group + torch.arange(of_group)).flatten()
-    every = torch.arange(spec.hidden_size)
-    return PruneIndices((alternative.layer,), every, (neurons,), (groups,), (heads,), ((),))
+    return PruneIndices(
+        layers=(alternative.layer,),
+        channels=torch.arange(spec.hidden_size),
+        neurons=(neurons,),
+        groups=(groups,),
+        heads=(heads,),
+        merged=((),),
+        experts=(None,),
+        mamba_heads=(None,),
+    )

@@ -21,7 +21,7 @@ from edgelm.quantize.gptq import Compensation
 from edgelm.quantize.grids import Nvfp4Blocks
 from edgelm.quantize.precision import Int4, Int8, describe
 from edgelm.quantize.rtn import Quantized, joined
-from edgelm.runtime.heap import LARGE, give_back
+from edgelm.runtime.process_memory.heap import LARGE, give_back
 from edgelm.spec.groups import PER_LAYER_EMBEDDING, TABLES
 
 _PART = 2**25  # elements of a table that are quantized together

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgelm.checkpoint.source import Checkpoint
-from edgelm.runtime.heap import LARGE, give_back
+from edgelm.runtime.process_memory.heap import LARGE, give_back
 
 ReadTensor = Callable[[str], torch.Tensor]
 ReadRows = Callable[[str, torch.Tensor], torch.Tensor]

@@ -16,7 +16,7 @@ toaster: a toaster
 also called bread, crust
 cpu, cpu, SM87
 
-memory         dedicated, 0.001863 GiB  [hand, ASSUMED]
+memory         dedicated, 0.003725 GiB  [hand, ASSUMED]
   reserved     0.0009313 GiB  [hand, ASSUMED]
   available    0.0 GiB
 power mode     brown (default for plans)

@@ -53,7 +53,7 @@ from edgelm.runtime.engines.session import (
 )
 from edgelm.runtime.engines.step_inputs import StepInputs, step_inputs, update_step, update_steps
 from edgelm.runtime.engines.window_state import JointState
-from edgelm.runtime.heap import give_back
+from edgelm.runtime.process_memory.heap import give_back
 
 # Tokens from which a run may take seconds on a small device; below, a thread is not worth starting.
 _LONG_RUN = 16

@@ -9,6 +9,7 @@ import torch
 
 from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.importance import Importance
+from edgelm.compress.pruning.indices import top_k_indices
 from edgelm.compress.pruning.layer_removal import (
     block_losses,
     layer_losses,
@@ -16,7 +17,7 @@ from edgelm.compress.pruning.layer_removal import (
     text_loss,
     without_layers,
 )
-from edgelm.compress.pruning.prune import prune, top_k_indices
+from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.prunable import lasting_layers

@@ -1,6 +1,5 @@
 """The planner: one example worked by hand, the directions in which figures move."""
 
-import time
 from typing import Any
 
 import msgspec
@@ -367,9 +366,8 @@ def consistent(result: Plan) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(DELIVERED))
-def test_every_profile_plans_in_well_under_a_second(name: str) -> None:
+def test_every_profile_plans_every_precision(name: str) -> None:
     profile = DELIVERED[name]
-    start = time.process_time()
     for spec in (SMALL, LARGE):
         for engine in profile.engines:
             ranked = choices(spec, profile, PlanRequest(engine=engine.name))
@@ -378,7 +376,6 @@ def test_every_profile_plans_in_well_under_a_second(name: str) -> None:
             sizes = [(one.precision, one.total_bytes) for one in ranked]
             assert len(sizes) == len(set(sizes))  # none is listed twice
             assert plan(spec, profile, PlanRequest(engine=engine.name)).precision == "auto"
-    assert time.process_time() - start < 1.5  # of processor time
     works = any(one.works for one in choices(SMALL, profile, PlanRequest()))
     assert works == (profile.jetson != "xavier")  # which no engine of ours runs on
 

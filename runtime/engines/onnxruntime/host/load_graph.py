@@ -11,7 +11,7 @@ from edgelm.reasons import reason
 from edgelm.runtime.engines.graph_check import check_ort_graph
 from edgelm.runtime.engines.onnxruntime.onnxruntime_module import LazyOnnxRuntime
 from edgelm.runtime.engines.onnxruntime.ort_version import check_version
-from edgelm.runtime.huge_pages import in_huge_pages
+from edgelm.runtime.process_memory.huge_pages import in_huge_pages
 
 onnxruntime = LazyOnnxRuntime(
     "no engine installed: this bundle runs on ONNX Runtime; pip install 'edgelm[cpu]'"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import edgelm
-from edgelm.runtime import huge_pages
 from edgelm.runtime.engines.onnxruntime.host import load_graph
-from edgelm.runtime.huge_pages import (
+from edgelm.runtime.process_memory import huge_pages
+from edgelm.runtime.process_memory.huge_pages import (
     Range,
     collapse,
     in_huge_pages,
@@ -44,7 +44,7 @@ def test_names_of_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     maps = tmp_path / "maps"
     names = "r--p 0 fe:00 1 /a\u2028b\x0bc\x1cd".encode() + b"\xe9"
     maps.write_bytes(b"1000-2000 " + names + b"\n2000-3000 rw-p 0 00:00 0\n")
-    monkeypatch.setattr("edgelm.runtime.huge_pages._MAPS", maps)
+    monkeypatch.setattr("edgelm.runtime.process_memory.huge_pages._MAPS", maps)
     assert huge_pages._regions(("",)) == [(0x2000, 0x3000)]
 
 

@@ -1,0 +1,1 @@
+"""Memory of the process: what the allocator keeps, and large pages."""
