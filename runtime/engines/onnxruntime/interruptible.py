@@ -30,7 +30,7 @@ def run_interruptible(
     stopped = False
     try:
         # An interrupt may come while the thread is being started, so this belongs to the rest.
-        (_idle.pop() if _idle else _Worker()).calls.put(run)
+        _take_worker().calls.put(run)
         while not run.ended.wait(_POLL_SECONDS):
             if not stopped and cancelled():
                 stopped = True
@@ -39,8 +39,14 @@ def run_interruptible(
         stop()
         run.abandon()
         raise
-    if run.failure is not None and not stopped:
-        raise run.failure
+    # A traceback refers to the run: if the run referred to it, the model's arrays would stay in
+    # memory until the garbage collector looks for cycles.
+    failure, run.failure = run.failure, None
+    if failure is not None and not stopped:
+        try:
+            raise failure
+        finally:
+            del failure
     return stopped
 
 
@@ -73,6 +79,7 @@ class _Run:
                 self.ended.wait()
             except KeyboardInterrupt:
                 continue
+        self.failure = None
 
 
 class _Worker:
@@ -97,5 +104,14 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
+
+
+def _take_worker() -> _Worker:
+    try:
+        return _idle.pop()
+    except IndexError:  # also where another thread has just taken the last one
+        return _Worker()
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_idle.clear)  # a child has none of the threads

@@ -1,9 +1,11 @@
 """Stopping a prefill: between chunks, within one, by `cancel`, Ctrl-C and `close`."""
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime.bindings import run_bound
+from edgelm.runtime.engines.onnxruntime import interruptible
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import Cancelled
@@ -177,13 +180,70 @@ def test_runs_at_the_same_time_have_threads_of_their_own() -> None:
     assert len(set(seen)) == 2
 
 
+class _TakenByOthers(list[Any]):
+    """Workers of which others take the last one between a look at them and `pop`."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def pop(self, *_: Any) -> Any:
+        raise IndexError
+
+
+def test_a_worker_that_another_thread_takes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As without the GIL, where two threads can see the same worker.
+    monkeypatch.setattr(interruptible, "_idle", _TakenByOthers())
+    seen: list[int] = []
+    assert not run_interruptible(lambda: seen.append(1), lambda: None, lambda: False)
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("how", ["fails", "cancelled", "interrupted"])
+def test_a_failed_run_holds_no_arrays(how: str) -> None:
+    class Arrays:
+        pass
+
+    def run() -> weakref.ref[Arrays]:
+        arrays, stopped = Arrays(), threading.Event()
+        known = weakref.ref(arrays)
+
+        def call(_: Arrays = arrays) -> None:
+            if how != "fails":
+                assert stopped.wait(60)
+            raise ValueError("broken")
+
+        def cancelled() -> bool:
+            if how == "interrupted":
+                raise KeyboardInterrupt
+            return how == "cancelled"
+
+        try:
+            assert run_interruptible(call, stopped.set, cancelled)
+        except (ValueError, KeyboardInterrupt):
+            assert how != "cancelled"
+        return known
+
+    gc.collect()
+    gc.disable()
+    try:
+        known = run()
+        run_interruptible(lambda: None, lambda: None, lambda: False)  # by the same thread
+        assert known() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 def test_a_fork_starts_threads_of_its_own() -> None:
     run_interruptible(lambda: None, lambda: None, lambda: False)
     child = os.fork()
     if not child:
+        status = 1
         signal.alarm(60)  # ends it, with another status
-        run_interruptible(lambda: None, lambda: None, lambda: False)
-        os._exit(0)
+        try:
+            run_interruptible(lambda: None, lambda: None, lambda: False)
+            status = 0
+        finally:
+            os._exit(status)
     assert os.waitpid(child, 0)[1] == 0

@@ -24,14 +24,14 @@ _SESSION = """
 import sys
 from pathlib import Path
 import onnxruntime
-from edgelm.runtime.engines.onnxruntime.ort import _load_file
+from edgelm.runtime.engines.onnxruntime.host.load_graph import _load_file
 
 def figure(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 before, start = figure("RssAnon"), figure("VmRSS")
-session = _load_file(Path(sys.argv[1]), 2, fused=True)
+session = _load_file(Path(sys.argv[1]), 2, fused=True, spins=True)
 print(figure("RssAnon") - before, figure("VmHWM") - start)
 """
 
