@@ -6,6 +6,7 @@ signal reaches it, and checks whether the result is still wanted.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -26,6 +27,9 @@ def run_interruptible(
     Raises:
         KeyboardInterrupt: Ctrl-C, after `call` was stopped.
     """
+    if sys.is_finalizing():  # no other thread runs any more, and no signal arrives
+        call()
+        return False
     run = _Run(call)
     stopped = False
     try:

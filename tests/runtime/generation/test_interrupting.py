@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -18,8 +20,8 @@ from edgelm.bundle import read_manifest
 from edgelm.errors import BadInput
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.engines.engine_session import EngineSession
-from edgelm.runtime.engines.onnxruntime.bindings import run_bound
 from edgelm.runtime.engines.onnxruntime import interruptible
+from edgelm.runtime.engines.onnxruntime.bindings import run_bound
 from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import Cancelled
@@ -178,6 +180,28 @@ def test_runs_at_the_same_time_have_threads_of_their_own() -> None:
     for thread in threads:
         thread.join()
     assert len(set(seen)) == 2
+
+
+_AT_THE_END = """
+import sys
+from edgelm.runtime.engines.onnxruntime.interruptible import run_interruptible
+
+def run():
+    run_interruptible(lambda: print("ended"), lambda: None, lambda: False)
+
+class Last:
+    def __del__(self, run=run):
+        run()
+
+run()
+sys.modules["last"] = Last()  # deleted when no other thread runs any more
+"""
+
+
+def test_a_run_at_the_end_of_the_process() -> None:
+    words = [sys.executable, "-c", _AT_THE_END]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.stdout.split() == ["ended", "ended"]
 
 
 class _TakenByOthers(list[Any]):
