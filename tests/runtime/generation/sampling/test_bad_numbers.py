@@ -59,7 +59,12 @@ def test_a_model_that_computes_nan_says_so_and_stays_usable(
     expected = lm.generate("a", max_tokens=3).text
     engine = lm.session.engine  # type: ignore[attr-defined]
     real = engine._run_step
-    monkeypatch.setattr(engine, "_run_step", lambda *given: real(*given) * np.nan)
+
+    def broken(*given: Any) -> Any:
+        step = real(*given)
+        return step._replace(logits=step.logits * np.nan)
+
+    monkeypatch.setattr(engine, "_run_step", broken)
     with pytest.raises(BadBundle, match="not numbers"):
         lm.generate("a", max_tokens=3)
     monkeypatch.undo()
