@@ -94,7 +94,24 @@ def test_a_student_computes_the_same_everywhere(tmp_path: Path, name: str) -> No
     assert any("experts" in key or "mamba" in key for key in moved), "it was trained"
     summary = (_pruned(tmp_path).parents[1] / "summary.html").read_text()
     assert "Experts, sorted" in summary or "Mamba-2 heads" in summary
+    check_same_everywhere(tmp_path)
 
+
+def test_a_draft_of_a_mixture(tmp_path: Path) -> None:
+    """Few layers, each as it is in the teacher: with experts, or the dense MLP."""
+    prepared(tmp_path, "qwen3-moe")
+    recipe = recipe_of(tmp_path, "[draft]\nnum_hidden_layers = 3\n", DISTILL)
+    record = compress_model(recipe, tmp_path / "student")
+    layers = stage(record, "draft").figures["layers"]
+    teacher, spec = (read_spec(tmp_path / name).layers for name in ("teacher", "student"))
+    assert layers == [0, 1, 3]
+    assert [one.mlp for one in spec] == [teacher[index].mlp for index in (0, 1, 3)]
+    assert [one.mlp is None for one in spec] == [False, True, False]
+    check_same_everywhere(tmp_path)
+
+
+def check_same_everywhere(tmp_path: Path) -> None:
+    """Plain transformers, edgelm's reader and the graph give the student's logits."""
     tokens = torch.randint(4, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         plain = AutoModelForCausalLM.from_pretrained(

@@ -43,6 +43,8 @@ class SmallerModel(msgspec.Struct, frozen=True):
 def smaller_models(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> list[SmallerModel]:
     """The largest model along each axis that meets the request, largest first; empty if none."""
     found: list[SmallerModel] = []
+    if spec.has_own_sizes:
+        return found  # edge-compress does not prune students of [puzzle]
     for axis, candidates in (_MIXTURE_AXES if spec.mixtures else _AXES).items():
         model = _largest(axis, list(candidates(spec)), profile, request)
         if model is not None:

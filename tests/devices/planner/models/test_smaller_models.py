@@ -204,3 +204,14 @@ def test_families_whose_layers_differ(name: str) -> None:
     assert found["feed-forward width"].intermediate_size < spec.intermediate_size
     assert found["depth"].num_hidden_layers == spec.num_hidden_layers - 1
     assert all(shape.parameters < spec.parameters for shape in found.values())
+
+
+def test_a_student_of_puzzle_has_no_smaller_models() -> None:
+    """Pruning refuses layers of different sizes, so the hint would lead nowhere."""
+    request = PlanRequest(min_tokens_per_second=250)
+    assert smaller_models(SMALL, ORIN, request)
+    for own in ({"intermediate_size": 512}, {"num_attention_heads": 3, "num_key_value_heads": 1}):
+        first = msgspec.structs.replace(SMALL.layers[0], **own)
+        uneven = msgspec.structs.replace(SMALL, layers=(first, *SMALL.layers[1:]))
+        assert uneven.has_own_sizes
+        assert smaller_models(uneven, ORIN, request) == []
