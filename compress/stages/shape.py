@@ -12,7 +12,7 @@ import torch
 
 from edgelm.checkpoint.student import StageRecord
 from edgelm.compress.data.packing import calibration_rows
-from edgelm.compress.distillation.checkpoints import fixed_settings
+from edgelm.compress.distillation.checkpoints import fixed_settings, remove
 from edgelm.compress.distillation.loss.layer_map import default_map
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.evaluation.evaluate import evaluate
@@ -60,7 +60,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
             lambda seen: state.progress(f"importance: {seen}/{settings.samples} samples"),
         )
         if settings.refit and _removes_inputs(state):
-            _collect_moments(state, model, folder / MOMENTS)
+            _collect_moments(state, model, folder)
         scores.save(folder / "importance.safetensors")
         if settings.layers == "loss":
             state.progress("importance: the loss without each layer")
@@ -72,7 +72,12 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
 
     inputs = state.inputs(settings, "teacher")
     inputs["task"] = task_hashes((settings.layer_task,))
-    state.importance_folder, state.importance_key = state.run.stage("importance", inputs, work)
+    folder, state.importance_key = state.run.stage("importance", inputs, work)
+    state.importance_folder = folder
+    needed = settings.refit and _removes_inputs(state)
+    # Scores of a recipe that removed whole layers only have none, and are the same otherwise.
+    if needed and is_main_process() and not (folder / MOMENTS).is_dir():
+        _collect_moments(state, state.load(state.teacher, state.compute), folder)
 
 
 def _removes_inputs(state: State) -> bool:
@@ -88,12 +93,14 @@ def _removes_inputs(state: State) -> bool:
 
 
 def _collect_moments(state: State, model: Model, folder: Path) -> None:
-    """Second moments of what is read through pruned axes, for `refit`."""
-    folder.mkdir(exist_ok=True)
+    """Write second moments of what is read through pruned axes to a folder, for `refit`."""
+    staging = folder / f"{MOMENTS}.partial"
+    remove(staging)  # of an interrupted run
+    staging.mkdir()
     spec, data = state.teacher.spec, state.data()
     enough = -(-_TOKENS_PER_INPUT * spec.mlp_width // data.length)
     count = min(state.recipe.importance.samples, enough)
-    moments = Hessians(folder, spec, parts=refitted_parts(spec))
+    moments = Hessians(staging, spec, parts=refitted_parts(spec))
     seen = 0
     with torch.inference_mode(), moments.watching(model):
         for tokens in calibration_rows(data, count, BATCH):
@@ -101,6 +108,8 @@ def _collect_moments(state: State, model: Model, folder: Path) -> None:
             seen += len(tokens)
             state.progress(f"importance: inputs of {seen}/{count} samples for least squares")
     moments.sync()
+    remove(folder / MOMENTS)
+    staging.rename(folder / MOMENTS)
 
 
 def search_shape(state: State) -> Shape:

@@ -342,3 +342,19 @@ def test_a_search_with_a_loss_on_hidden_states_depends_on_micro_batches(
     other = tuple(part.replace("micro_batch = 2", "micro_batch = 4") for part in search)
     _, found = again(folder, tmp_path / "student", *other)
     assert (found["importance"], found["search"]) == ("skipped", "ran")
+
+
+def test_least_squares_after_a_recipe_that_only_removed_layers(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The scores are the same; what least squares need is collected when it is needed."""
+    layers = PRUNE.replace("hidden_size = 48\n", "")
+    compress_model(recipe_of(folder, layers), tmp_path / "student")
+    moments = tmp_path / "student.run" / "importance" / "moments"
+    assert not moments.exists()
+    narrow = layers + "intermediate_size = 64\n"
+    _, found = again(folder, tmp_path / "student", narrow)
+    assert (found["importance"], found["prune"]) == ("skipped", "ran")
+    assert moments.is_dir()
+    compress_model(recipe_of(folder, narrow), tmp_path / "fresh")
+    assert same(weights_of(tmp_path / "student"), weights_of(tmp_path / "fresh"))
