@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from edgelm.compress.pruning.axes import EXPERT_PAIRS, HIDDEN, Axis
+from edgelm.quantize.expert_neurons import expert_neurons
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.layers.experts import DOWN, MixtureOfExperts
 from edgelm.spec.tensor_names import stored_name
@@ -113,28 +114,13 @@ class ExpertScores:
             for expert in chosen.unique().tolist():
                 row, choice = torch.where(chosen == expert)
                 weight = weights[row, choice].float()
-                inner = _activated(module, mixture, expert, hidden[row], by_input)
+                inner = expert_neurons(module, mixture, expert, hidden[row], by_input)
                 output = _output(module, mixture, expert, inner, by_input).float()
                 tokens[expert] += len(row)
                 outputs[expert] += (weight * output.norm(dim=-1)).double().sum().cpu()
                 neurons[expert] += (weight[:, None] * inner.float().abs()).sum(0).cpu().double()
 
         return observe
-
-
-def _activated(
-    module: Any, mixture: MixtureOfExperts, expert: int, rows: torch.Tensor, by_input: bool
-) -> torch.Tensor:
-    """The neurons of one expert, [rows, size]."""
-    matrix = module.gate_up_proj[expert]
-    products = rows @ (matrix if by_input else matrix.T)
-    if mixture.biases:
-        products = products + module.gate_up_proj_bias[expert]
-    gate, up = (products[:, ::2], products[:, 1::2]) if by_input else products.chunk(2, -1)
-    if mixture.limit is not None:
-        gate, up = gate.clamp(max=mixture.limit), up.clamp(-mixture.limit, mixture.limit)
-    inner: torch.Tensor = gate * torch.sigmoid(mixture.alpha * gate) * (up + mixture.beta)
-    return inner
 
 
 def _output(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from edgelm.export.source.reference import Reference
+from edgelm.quantize.expert_neurons import expert_neurons
 from edgelm.spec.groups import tensor_names
 from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.tensor_shapes import stacked_by_input
@@ -62,7 +63,7 @@ class ExpertSums:
             for expert in chosen.unique().tolist():
                 rows = hidden[(chosen == expert).any(-1)]
                 self._add(names[0], mixture.experts, expert, rows)
-                inner = _activated(module, mixture, expert, rows, by_input)
+                inner = expert_neurons(module, mixture, expert, rows, by_input)
                 self._add(names[1], mixture.experts, expert, inner)
 
         return observe
@@ -75,21 +76,6 @@ class ExpertSums:
         self._squares[name][expert] += rows.square().sum(0)
         self.tokens[name][expert] += len(rows)
         torch.maximum(self.absmax[name], rows.abs().amax(0), out=self.absmax[name])
-
-
-def _activated(
-    module: Any, mixture: MixtureOfExperts, expert: int, rows: torch.Tensor, by_input: bool
-) -> torch.Tensor:
-    """The inputs of an expert's down projection, [rows, size]."""
-    matrix = module.gate_up_proj[expert]
-    products = rows @ (matrix if by_input else matrix.T)
-    if mixture.biases:
-        products = products + module.gate_up_proj_bias[expert]
-    gate, up = (products[:, ::2], products[:, 1::2]) if by_input else products.chunk(2, -1)
-    if mixture.limit is not None:
-        gate, up = gate.clamp(max=mixture.limit), up.clamp(-mixture.limit, mixture.limit)
-    inner: torch.Tensor = gate * torch.sigmoid(mixture.alpha * gate) * (up + mixture.beta)
-    return inner
 
 
 def unseen_experts(tokens: Mapping[str, torch.Tensor]) -> str | None:

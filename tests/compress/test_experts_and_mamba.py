@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
-from edgelm.compress.model import load_model, spec_of
+from edgelm.compress.model import spec_of
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from tests.checkpoints.models import decide_clearly, tiny_model
-from tests.checkpoints.tiny_chat import VOCAB
 from tests.compress.recipes import SEARCH, recipe_of, stage, weights_of, workshop
+from tests.compress.saved_students import check_same_everywhere
 from tests.export.graphs import build_session
 from tests.slow import slow_but
 
@@ -108,22 +107,6 @@ def test_a_draft_of_a_mixture(tmp_path: Path) -> None:
     assert [one.mlp for one in spec] == [teacher[index].mlp for index in (0, 1, 3)]
     assert [one.mlp is None for one in spec] == [False, True, False]
     check_same_everywhere(tmp_path)
-
-
-def check_same_everywhere(tmp_path: Path) -> None:
-    """Plain transformers, edgelm's reader and the graph give the student's logits."""
-    tokens = torch.randint(4, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        plain = AutoModelForCausalLM.from_pretrained(
-            tmp_path / "student", dtype=torch.float32, trust_remote_code=False
-        ).eval()
-        expected = plain(tokens, use_cache=False).logits[0]
-        ours = load_model(tmp_path / "student")(tokens, use_cache=False).logits[0]
-    atol = 1e-4 * float(expected.abs().max())
-    torch.testing.assert_close(ours, expected, rtol=0, atol=atol)
-    with build_session(open_checkpoint(tmp_path / "student"), tmp_path / "graph") as session:
-        exported = torch.from_numpy(session.advance(tokens[0].numpy(), logits=tokens.shape[1]))
-    torch.testing.assert_close(exported, expected, rtol=0, atol=atol)
 
 
 def _pruned(folder: Path) -> Path:

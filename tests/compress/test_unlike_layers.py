@@ -5,17 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from edgelm.checkpoint.source import open_checkpoint, read_spec
-from edgelm.compress.model import load_model
+from edgelm.checkpoint.source import read_spec
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.recipe import read_recipe
 from tests.checkpoints.tiny_chat import VOCAB
 from tests.compress.recipes import TEACHER, recipe_of, stage, weights_of, workshop, write_recipe
+from tests.compress.saved_students import check_same_everywhere
 from tests.compress.training import same
-from tests.export.graphs import build_session
 from tests.forks import run_forked
 from tests.slow import slow_but
 
@@ -73,18 +70,7 @@ def test_a_student_computes_the_same_everywhere(tmp_path: Path, name: str) -> No
     assert sizes == (48, 2, FAMILIES[name][0])
     assert {spec.mlp_size(layer) for layer in spec.layers} <= {0, 64, 128}
 
-    tokens = torch.randint(4, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        plain = AutoModelForCausalLM.from_pretrained(
-            tmp_path / "student", dtype=torch.float32, trust_remote_code=False
-        ).eval()
-        expected = plain(tokens, use_cache=False).logits[0]
-        ours = load_model(tmp_path / "student")(tokens, use_cache=False).logits[0]
-    atol = 1e-4 * float(expected.abs().max())
-    torch.testing.assert_close(ours, expected, rtol=0, atol=atol)
-    with build_session(open_checkpoint(tmp_path / "student"), tmp_path / "graph") as session:
-        exported = torch.from_numpy(session.advance(tokens[0].numpy(), logits=tokens.shape[1]))
-    torch.testing.assert_close(exported, expected, rtol=0, atol=atol)
+    check_same_everywhere(tmp_path)
 
 
 @pytest.mark.parametrize("name", slow_but(FAMILIES, ("gemma3n",)))

@@ -28,7 +28,10 @@ WITH_TORCH = {
     "edgelm.checkpoint.meta_model",
     "edgelm.checkpoint.own_modules",
     "edgelm.checkpoint.quantized.unpack",
-    *(f"edgelm.quantize.{name}" for name in ("awq", "gptq", "grids", "hessians", "rtn")),
+    *(
+        f"edgelm.quantize.{name}"
+        for name in ("awq", "expert_neurons", "gptq", "grids", "hessians", "rtn")
+    ),
 }
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "safetensors", "gguf", "huggingface_hub"]
 

@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from edgelm.compress.model import load_model, save_model, spec_of
+from edgelm.compress.model import spec_of
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.indices import select_indices
 from edgelm.compress.pruning.prune import prune
@@ -21,7 +20,7 @@ from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import stacked_by_input
 from tests.checkpoints.models import MIXTURES, decide_clearly, tiny_model
 from tests.compress.pruning.test_prune import logits
-from tests.compress.tokenizers import tiny_fast_tokenizer
+from tests.compress.saved_students import check_saves
 
 TOKENS = torch.randint(0, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 
@@ -263,14 +262,7 @@ def test_student_loads_without_us(teacher: Any, tmp_path: Path) -> None:
     assert spec_of(student).parameters == sum(
         parameter.numel() for parameter in student.parameters()
     )
-    save_model(student, tiny_fast_tokenizer(), tmp_path, torch.float32)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        tmp_path,
-        attn_implementation=student.config._attn_implementation,
-        trust_remote_code=False,
-    ).eval()
-    assert torch.equal(logits(loaded), logits(student))
-    assert torch.equal(logits(load_model(tmp_path)), logits(student))
+    check_saves(student, tmp_path, logits)
     estimated = shape.applied_to(spec)
     assert estimated.mixtures[-1] == spec_of(student).mixtures[-1]
 

@@ -6,9 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from edgelm.compress.model import load_model, save_model, spec_of
+from edgelm.compress.model import load_model, spec_of
 from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.pruning.indices import select_indices
 from edgelm.compress.pruning.prune import prune
@@ -21,7 +20,7 @@ from edgelm.spec.prunable import mamba_of
 from edgelm.spec.tensor_names import stored_name
 from tests.checkpoints.models import tiny_model
 from tests.compress.pruning.test_prune import TOKENS, logits, without_epsilon
-from tests.compress.tokenizers import tiny_fast_tokenizer
+from tests.compress.saved_students import check_saves
 from tests.conftest import TinyFactory
 
 # What to prune to: Granite's class has heads for an integer multiple of the hidden size only.
@@ -124,14 +123,7 @@ def test_student_loads_without_us(name: str, tmp_path: Path) -> None:
     assert Shape.from_spec(spec_of(student)) == shape
     assert mamba_of(spec_of(student)) == mamba_of(shape.applied_to(spec))
     assert spec_of(student).parameters == sum(one.numel() for one in student.parameters())
-    save_model(student, tiny_fast_tokenizer(), tmp_path, torch.float32)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        tmp_path,
-        attn_implementation=student.config._attn_implementation,
-        trust_remote_code=False,
-    ).eval()
-    assert torch.equal(logits(loaded), logits(student))
-    assert torch.equal(logits(load_model(tmp_path)), logits(student))
+    check_saves(student, tmp_path, logits)
 
 
 @pytest.mark.parametrize(

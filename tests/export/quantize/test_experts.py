@@ -57,7 +57,7 @@ def test_inputs_of_every_expert(name: str, tiny: TinyFactory) -> None:
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_inner_activations_are_those_of_transformers(name: str, tiny: TinyFactory) -> None:
-    from edgelm.export.quantize.expert_sums import _activated
+    from edgelm.quantize.expert_neurons import expert_neurons
     from edgelm.spec.tensor_shapes import stacked_by_input
 
     source = tiny(name)
@@ -68,7 +68,7 @@ def test_inner_activations_are_those_of_transformers(name: str, tiny: TinyFactor
     group = f"layers.{spec.num_hidden_layers - 1}.mlp.experts.down"
     module = source.hf.get_submodule(weights.tensor_names(group)[0].rpartition(".")[0])
     rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
-    inner = _activated(module, mixture, 3, rows, stacked_by_input(spec.family))
+    inner = expert_neurons(module, mixture, 3, rows, stacked_by_input(spec.family))
     matrix = weights.matrix(group).unflatten(0, (mixture.experts, -1))[3]
     ours = inner @ matrix.T / spec.residual_multiplier  # which is folded into the matrix
     if (bias := weights.bias(group)) is not None:
