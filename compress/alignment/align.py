@@ -27,6 +27,7 @@ from edgelm.compress.data.conversations import Example, read_demonstrations, rea
 from edgelm.compress.model import Model, Tokenizer, load_model
 from edgelm.compress.run.distributed import world_size
 from edgelm.compress.run.fingerprint import tokenizer_sha256, weights_sha256
+from edgelm.compress.run.stop_signals import StopSignals
 from edgelm.errors import BadInput, MissingPackage
 from edgelm.files.hashing import file_sha256
 
@@ -116,19 +117,24 @@ def _train(
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    stop = StopSignals()
+    callback = MetricsCallback(run, progress, stop)
     trainer = _trainer(request)(
         model=model,
         args=_arguments(model, request, rows, run),
         train_dataset=Dataset.from_list(rows.rows),
         processing_class=tokenizer,
-        callbacks=[MetricsCallback(run, progress)],
+        callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         run.tidy()
     trainer.accelerator.wait_for_everyone()
     latest = run.latest()
-    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    with stop:
+        trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+        if callback.stopping:
+            stop.deliver()
 
 
 def _trainer(request: Alignment) -> Any:

@@ -1,4 +1,4 @@
-"""A callback for TRL: metrics, complete checkpoints, and an error if the loss diverges."""
+"""A callback for TRL: metrics, complete checkpoints, an end by a signal or a diverged loss."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from edgelm.compress.alignment.run import AlignRun
-from edgelm.compress.run.distributed import wait_for_all
+from edgelm.compress.run.distributed import sum_over_processes, wait_for_all
+from edgelm.compress.run.stop_signals import StopSignals
 from edgelm.errors import Diverged
 
 
@@ -25,9 +26,19 @@ class AlignStep:
 class MetricsCallback(TrainerCallback):
     """Writes metrics, marks complete checkpoints and stops a diverged run."""
 
-    def __init__(self, run: AlignRun, progress: Callable[[AlignStep], None] | None) -> None:
+    def __init__(
+        self, run: AlignRun, progress: Callable[[AlignStep], None] | None, stop: StopSignals
+    ) -> None:
         self.run = run
         self.progress = progress
+        self.stop = stop
+        self.stopping = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # All processes decide the same, since they write a checkpoint together.
+        self.stopping = bool(sum_over_processes([float(self.stop.received is not None)])[0])
+        if self.stopping:
+            control.should_save = control.should_training_stop = True
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any

@@ -35,6 +35,7 @@ from edgelm.compress.qad.start import (
     start_fingerprint,
     write_start,
 )
+from edgelm.compress.run.stop_signals import StopSignals
 from edgelm.errors import BadInput, Diverged
 from edgelm.files.sealed_tensors import is_sealed
 from edgelm.quantize.precision import Int4, Int8
@@ -76,8 +77,9 @@ def distill(
 ) -> Generator[Step, None, None]:
     """Train `student` in place, yielding every step.
 
-    A checkpoint is written to `folder` every `checkpoint_steps` and at the end; training resumes
-    from it if the folder holds one of the same run.
+    A checkpoint is written to `folder` every `checkpoint_steps`, at the end, and before the process
+    ends by Ctrl-C or SIGTERM (see `StopSignals`); training resumes from it if the folder holds one
+    of the same run.
 
     Args:
         student: in fp32, on any device; moved to the one that accelerate chooses.
@@ -97,8 +99,8 @@ def distill(
         DoesNotFit: the disk is too full for a checkpoint; the last one remains.
     """
     run = _Run(student, teacher, data, settings, folder, precision)
-    with run.compiled:
-        yield from run.steps(after_step)
+    with run.compiled, StopSignals() as stop:
+        yield from run.steps(after_step, stop)
 
 
 class _Run:
@@ -182,7 +184,7 @@ class _Run:
         start = self.checkpoints.write_once("start.safetensors", write, is_sealed)
         return read_start(start, student, *precision, fingerprint)
 
-    def steps(self, after_step: Callable[[int], None]) -> Iterator[Step]:
+    def steps(self, after_step: Callable[[int], None], stop: StopSignals) -> Iterator[Step]:
         settings = self.settings
         first = self.checkpoints.resume()
         if first == settings.last_step:
@@ -193,11 +195,12 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             with self.quantizer.quantized() if self.quantizer else contextlib.nullcontext():
-                means = self._gradients(step)
+                means, stopping = self._gradients(step, stop)
             norm = self._update(step, means[0])
             done = step + 1
             after_step(done)
-            if done % settings.checkpoint_steps == 0 or done == settings.last_step:
+            saved = done % settings.checkpoint_steps == 0 or done == settings.last_step
+            if saved:
                 self.checkpoints.save(done)
             speed = (done - first) * settings.step_tokens / (time.monotonic() - begun)
             yield Step(
@@ -213,12 +216,21 @@ class _Run:
                 tokens_per_second=speed,
                 eta_seconds=(settings.last_step - done) * settings.step_tokens / speed,
             )
+            if stopping or (stop.received and self.accelerator.num_processes == 1):
+                if not saved:
+                    self.checkpoints.save(done)
+                stop.deliver()
         if self.quantizer:
             self.quantizer.finish()
         self.accelerator.unwrap_model(self.model).student.eval()
 
-    def _gradients(self, step: int) -> list[float]:
-        """Compute gradients of this process's rows; returns the losses of the whole step."""
+    def _gradients(self, step: int, stop: StopSignals) -> tuple[list[float], bool]:
+        """Compute gradients of this process's rows.
+
+        Returns:
+            The losses of the whole step, and whether any process is to stop after it: all of them
+            write a checkpoint together.
+        """
         accelerator, settings = self.accelerator, self.settings
         indices = rows_of_step(step, len(self.data), settings.batch_size, settings.seed)
         share = np.array_split(indices, accelerator.num_processes)[accelerator.process_index]
@@ -227,7 +239,7 @@ class _Run:
             for start in range(0, len(share), settings.micro_batch)
         ]
         device = accelerator.device
-        totals = torch.zeros(4, dtype=total_type(device), device=device)
+        totals = torch.zeros(5, dtype=total_type(device), device=device)
         for position, rows in enumerate(micro):
             last = position + 1 == len(micro)
             # Processes are averaged, and may have a row more or less than their share.
@@ -236,8 +248,10 @@ class _Run:
                 losses = self._losses(step, rows)
                 accelerator.backward(losses.total * weight)
             parts = [losses.total.detach(), losses.divergence, losses.cross_entropy, losses.hidden]
-            totals += weight * torch.stack(parts).to(totals.dtype)
-        return accelerator.reduce(totals, "mean").tolist()  # type: ignore[no-any-return]
+            totals[:4] += weight * torch.stack(parts).to(totals.dtype)
+        totals[4] = float(stop.received is not None)
+        *means, stopping = accelerator.reduce(totals, "mean").tolist()
+        return means, stopping > 0
 
     def _update(self, step: int, loss: float) -> float:
         """Apply the gradients if they are finite; returns their norm."""

@@ -20,6 +20,7 @@ from edgelm.compress.distillation.train import rows_of_step
 from edgelm.compress.model import Model
 from edgelm.compress.puzzle.alternatives import Alternative, Half
 from edgelm.compress.puzzle.library import SMALLEST, LayerHalves, layer_file
+from edgelm.compress.run.stop_signals import StopSignals
 from edgelm.errors import Diverged
 from edgelm.files.sealed_tensors import is_sealed
 from edgelm.spec.decoder import DecoderSpec
@@ -45,6 +46,8 @@ def distill_locally(
 ) -> Iterator[LocalStep]:
     """Train the halves in place, yielding every step; resumes from the folder's checkpoints.
 
+    Ctrl-C and SIGTERM end it after a step, with checkpoints (see `StopSignals`).
+
     Args:
         teacher: in any type, eval mode.
         spec: the teacher's.
@@ -56,6 +59,19 @@ def distill_locally(
     Raises:
         Diverged: a loss is not finite.
     """
+    with StopSignals() as stop:
+        yield from _steps(teacher, spec, layers, data, settings, folder, stop)
+
+
+def _steps(
+    teacher: Model,
+    spec: DecoderSpec,
+    layers: Sequence[LayerHalves],
+    data: PackedTokens,
+    settings: Distillation,
+    folder: Path,
+    stop: StopSignals,
+) -> Iterator[LocalStep]:
     for one in layers:
         if is_sealed(path := layer_file(folder, one.layer)):
             one.load(path)
@@ -68,7 +84,8 @@ def distill_locally(
         for one in due:
             one.update(settings.learning_rate_at(step))
         done = step + 1
-        if done % settings.checkpoint_steps == 0 or done == settings.steps:
+        stopping = stop.received is not None
+        if done % settings.checkpoint_steps == 0 or done == settings.steps or stopping:
             for one in due:
                 one.save(layer_file(folder, one.layer), training=done < settings.steps)
         seconds = time.monotonic() - begun
@@ -78,6 +95,8 @@ def distill_locally(
             sum(losses) / max(1, len(losses)),
             (done - first) * settings.step_tokens / seconds,
         )
+        if stopping:
+            stop.deliver()
 
 
 def _gradients(

@@ -4,7 +4,8 @@ python -m tests.compress.run_training JOB...
 
 A job is a folder and what is done in it: `FOLDER,micro_batch=2,sharded,quantized,stop_at=5`. Jobs
 run one after the other, in one process group. `stop_at` abandons a job after a step without
-closing it, `die_at` kills the process after a step, `die_saving` within the checkpoint of a step.
+closing it, `die_at` kills the process after a step, `sigterm_at` sends it SIGTERM (the first
+process, of several), `die_saving` within the checkpoint of a step.
 `bf16` multiplies in bf16. `watched` measures held-out rows every three steps and saves the student
 after four. With `full_at` the second process finds the disk full at the checkpoint of a step; what
 every process raises is in FOLDER/error-RANK.
@@ -44,6 +45,7 @@ class Job:
     quantized: bool = False
     stop_at: int | None = None
     die_at: int | None = None
+    sigterm_at: int | None = None
     die_saving: int | None = None
     full_at: int | None = None
     watched: bool = False
@@ -94,6 +96,8 @@ def run_job(job: Job) -> None:
         losses.append((step.step, step.loss))
         if step.step == job.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step.step == job.sigterm_at and os.environ.get("RANK", "0") == "0":
+            os.kill(os.getpid(), signal.SIGTERM)
         if step.step == job.stop_at:
             _abandoned.append(steps)
             return

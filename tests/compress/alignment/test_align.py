@@ -1,4 +1,5 @@
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,22 @@ def test_a_student_whose_layers_differ(
     align(again, tokenizer, request, data, tmp_path / "run")
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_a_checkpoint_first(
+    tiny_chat: Path, tokenizer: Any, tmp_path: Path, write: Write
+) -> None:
+    model, data, request = load_model(tiny_chat), write(TALKS), replace(SFT, batch_size=4)
+
+    def interrupt(step: AlignStep) -> None:
+        if step.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        align(model, tokenizer, request, data, tmp_path / "run", progress=interrupt)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-3"}
+    steps, model = list[AlignStep](), load_model(tiny_chat)
+    align(model, tokenizer, request, data, tmp_path / "run", progress=steps.append)
+    assert [step.step for step in steps] == [4, 5, 6]

@@ -76,6 +76,20 @@ def test_kill_9_and_resume(tmp_path: Path, uninterrupted: dict[str, Any], how: s
     assert sorted(names) == ["settings.json", "step-00000008"]
 
 
+def test_sigterm_writes_a_checkpoint_first(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
+    assert run_elsewhere(f"{tmp_path},sigterm_at=5") == -15
+    assert (tmp_path / "checkpoints" / "step-00000005").is_dir()
+    resumed = run_here(tmp_path)
+    assert resumed["losses"] == [one for one in uninterrupted["losses"] if one[0] > 5]
+    assert same(resumed["weights"], uninterrupted["weights"])
+
+
+def test_sigterm_to_one_process_ends_all_after_the_same_step(tmp_path: Path) -> None:
+    assert run_elsewhere(f"{tmp_path},micro_batch=2,sharded,sigterm_at=2", processes=2) == -15
+    saved = tmp_path / "checkpoints" / "step-00000003"
+    assert len(list(saved.glob("pytorch_model_fsdp_0/*.distcp"))) == 2, "one file per process"
+
+
 def measured(folder: Path) -> dict[int, float]:
     lines = (folder / "held_out.jsonl").read_text().splitlines()
     return {row["step"]: row["divergence"] for row in map(json.loads, lines)}

@@ -1,5 +1,6 @@
 """Local distillation and scores of alternatives on a tiny teacher."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,17 @@ def test_an_interrupted_pass_resumes_to_the_same_bits(
     for layer in range(len(spec.layers)):
         whole, parts = (layer_file(tmp_path / name, layer) for name in ("whole", "parts"))
         assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_ctrl_c_keeps_the_steps(teacher: Any, importance: Importance, tmp_path: Path) -> None:
+    layers = layers_of(teacher, importance)
+    steps = distill_locally(teacher, spec_of(teacher), layers, rows(), SETTINGS, tmp_path)
+    assert [next(steps).step for _ in range(4)] == [1, 2, 3, 4]
+    signal.raise_signal(signal.SIGINT)
+    assert next(steps).step == 5
+    with pytest.raises(KeyboardInterrupt):
+        next(steps)
+    assert len(trained(teacher, importance, tmp_path)) == 12 - 5
 
 
 def test_scores_are_of_the_teacher_with_one_alternative(
