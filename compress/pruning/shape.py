@@ -218,9 +218,7 @@ def _nearest_mamba(spec: DecoderSpec, hidden_size: int, heads: int) -> str:
     ]
     if fitting:
         return f"mamba_num_heads {_around(fitting, heads)}"
-    sizes = [
-        size for size in range(1, spec.hidden_size + 1) if following_mamba_heads(spec, size)
-    ]
+    sizes = [size for size in range(1, spec.hidden_size + 1) if following_mamba_heads(spec, size)]
     return f"hidden_size {_around(sizes, hidden_size)}"
 
 
