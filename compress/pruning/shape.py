@@ -158,8 +158,8 @@ class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
         raise BadInput(
             f"cannot prune {spec.family} to hidden_size {hidden} with {heads} heads of "
             f"{mamba.head_dim} channels in Mamba-2 layers: their class derives the width of "
-            "all heads from the hidden size, as an integer times it (mamba_expand); use "
-            f"{_nearest_mamba(spec, hidden, heads)}"
+            "all heads from the hidden size, as an integer times it (mamba_expand), and each of "
+            f"{mamba.n_groups} groups has as many; use {_nearest_mamba(spec, hidden, heads)}"
         )
 
     def fits_mamba(self, spec: DecoderSpec) -> bool:

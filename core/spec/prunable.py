@@ -56,7 +56,7 @@ def derives_mamba(spec: DecoderSpec) -> bool:
 
 
 def can_have_mamba_heads(spec: DecoderSpec, heads: int, hidden_size: int) -> bool:
-    """Whether Mamba-2 layers can have so many heads beside a hidden size."""
+    """Whether Mamba-2 layers can have a number of heads beside a hidden size."""
     mamba = mamba_of(spec)
     if mamba is None:
         return True
