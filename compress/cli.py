@@ -167,6 +167,7 @@ def _check(recipe: "Recipe", options: argparse.Namespace) -> None:
 
 def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> str:
     from edgelm.checkpoint.source import read_spec
+    from edgelm.compress.preflight import following_sizes
     from edgelm.compress.start_plan import plan_stages, plan_table
 
     spec, processes = read_spec(recipe.teacher), options.world_size or 1
@@ -183,7 +184,9 @@ def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> str:
         speed = measured_speed(device(), TORCH_TYPES[chosen], *sizes)
     shards = min(_MOST_SHARDS, processes)
     stages = plan_stages(recipe, spec, bf16=bf16, sharded_over=shards)
-    return plan_table(stages, operations_per_second=speed, processes=processes)
+    table = plan_table(stages, operations_per_second=speed, processes=processes)
+    line = following_sizes(recipe, spec)
+    return f"{line}\n{table}" if line else table
 
 
 def export_command(recipe: "Recipe", student: Path) -> str:

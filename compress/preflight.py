@@ -143,7 +143,7 @@ def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:
     if recipe.student:
         return read_spec(recipe.student)
     if recipe.prune:
-        return recipe.prune.shape(Shape.from_spec(spec)).applied_to(spec)
+        return recipe.prune.shape(spec).applied_to(spec)
     if recipe.draft:
         return with_depth(spec, recipe.draft.num_hidden_layers)
     return None if recipe.search or recipe.puzzle else spec
@@ -157,7 +157,7 @@ def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
         DoesNotFit: the shape exceeds a limit of [target].
     """
     assert recipe.prune is not None
-    shape = recipe.prune.shape(Shape.from_spec(spec))
+    shape = recipe.prune.shape(spec)
     shape.check_within(spec)
     costs = _costs(recipe, spec)
     costs.check_kernels(shape)
@@ -168,6 +168,20 @@ def requested_shape(recipe: Recipe, spec: DecoderSpec) -> Shape:
             "[search] find a shape"
         )
     return shape
+
+
+def following_sizes(recipe: Recipe, spec: DecoderSpec) -> str | None:
+    """What else the [prune] table removes than the sizes that it gives, as a line; None if nothing.
+
+    Its shape is known to be legal (`preflight`).
+    """
+    heads = recipe.prune and recipe.prune.following_mamba_heads(spec)
+    if recipe.prune is None or heads is None:
+        return None
+    return (
+        f"prune: mamba_num_heads {heads} follows from hidden_size {recipe.prune.hidden_size}, from "
+        f"which the class of {spec.family} derives the width of Mamba-2 layers"
+    )
 
 
 def _check_puzzle(

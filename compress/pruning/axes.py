@@ -22,6 +22,7 @@ EXPERTS, EXPERT_FFN = "experts", "expert ffn"  # experts of a layer, and the neu
 EXPERT_PAIRS = "expert pairs"  # gate and up of a neuron, then those of the next (gpt-oss)
 MAMBA, MAMBA_HEADS = "mamba", "mamba heads"  # channels of the heads of a Mamba-2 layer, its heads
 MAMBA_STATES = "mamba states"  # B and C of its groups, which all stay
+CONV = "conv"  # channels of a short convolution
 LAYERS = "layers"  # the same number of channels for each layer (Gemma 3n and 4)
 Axis = tuple[str, ...]
 FIXED: Axis = ()  # vocabulary, head_dim: never pruned
@@ -35,8 +36,8 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
     if canonical in _OTHERS:
         return _OTHERS[canonical]
     module, _, kind = canonical.rpartition(".")
-    if ".conv." in f"{module}." or kind == "layer_scalar":
-        return (FIXED,)  # convolutions are as wide as the residual stream, which they fix
+    if kind == "layer_scalar":
+        return (FIXED,)
     if kind == "sinks":
         return ((HEADS,),)
     inner, _, module = module.rpartition(".")
@@ -46,8 +47,9 @@ def tensor_axes(spec: DecoderSpec, name: str) -> tuple[Axis, ...]:
         return ((EXPERTS,),)
     if kind in ("dt_bias", "A_log", "D"):
         return ((MAMBA_HEADS,) if module == "mamba" else FIXED,)
-    if inner.endswith((".mamba", ".linear_attn")):
-        axes = (_MAMBA if inner.endswith(".mamba") else _GATED_DELTA).get(module, (FIXED,))
+    mixer = inner.rpartition(".")[2]
+    if mixer in _MIXERS:
+        axes = _MIXERS[mixer].get(module, (FIXED,))
         return axes if kind == "weight" else axes[:1]
     if kind == "correct_output_scale":
         return ((HIDDEN,),)
@@ -116,6 +118,12 @@ _PROJECTIONS: dict[str, tuple[Axis, ...]] = {
     "correction_coefs": (FIXED, FIXED),
     "v_norm": (FIXED,),  # of a head; no weight is stored
 }
+# Of a short convolution: B, C and x, each as wide as the convolution.
+_SHORT_CONV: dict[str, tuple[Axis, ...]] = {
+    "in_proj": ((CONV, CONV, CONV), (HIDDEN,)),
+    "conv": ((CONV,), FIXED, FIXED),
+    "out_proj": ((HIDDEN,), (CONV,)),
+}
 # Of a Mamba-2 layer: z, x, B, C and dt, of which the convolution takes x, B and C.
 _MAMBA: dict[str, tuple[Axis, ...]] = {
     "in_proj": ((MAMBA, MAMBA, MAMBA_STATES, MAMBA_HEADS), (HIDDEN,)),
@@ -130,6 +138,7 @@ _GATED_DELTA: dict[str, tuple[Axis, ...]] = {
     "norm": (FIXED,),
     "out_proj": ((HIDDEN,), FIXED),
 }
+_MIXERS = {"conv": _SHORT_CONV, "mamba": _MAMBA, "linear_attn": _GATED_DELTA}
 _OTHERS: dict[str, tuple[Axis, ...]] = {
     HEAD_BIAS: (FIXED,),
     PER_LAYER_EMBEDDING_WEIGHT: (FIXED, (LAYERS,)),

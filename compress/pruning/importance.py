@@ -24,13 +24,20 @@ from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.reasons import reason
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.layers.mixers import Mamba2
-from edgelm.spec.prunable import mamba_of, mixture_of, mlp_neurons
+from edgelm.spec.layers.mixers import Mamba2, ShortConv
+from edgelm.spec.prunable import has_short_convs, mamba_of, mixture_of, mlp_neurons
 from edgelm.spec.tensor_names import stored_name
 
 _AGGREGATION = Aggregation()
 _FIELDS = ("heads", "neurons", "channels", "layers")
-_OPTIONAL = ("gates", "experts", "expert_neurons", "mamba_heads")
+_OPTIONAL = ("gates", "experts", "expert_neurons", "mamba_heads", "conv_channels")
+
+_SCORES_OF_SIZES = {
+    "num_experts": "experts",
+    "moe_intermediate_size": "expert_neurons",
+    "mamba_num_heads": "mamba_heads",
+    "hidden_size": "conv_channels",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Importance:
         without.
     mamba_heads: heads of Mamba-2 layers [layers, heads], by the norm of what the output projection
         reads; only of models with such layers, zero in others.
+    conv_channels: channels of short convolutions [layers, hidden_size], by what the output
+        projection reads; only of models with such layers (LFM2), zero in others.
     """
 
     heads: torch.Tensor
@@ -60,6 +69,7 @@ class Importance:
     experts: torch.Tensor | None = None
     expert_neurons: torch.Tensor | None = None
     mamba_heads: torch.Tensor | None = None
+    conv_channels: torch.Tensor | None = None
 
     def groups(self, kv_heads: int) -> torch.Tensor:
         """Scores of KV groups [layers, kv_heads]: the sum of its query heads' scores."""
@@ -87,6 +97,13 @@ class Importance:
                     f"these importance scores belong to another model: {field} "
                     f"{tuple(scores.shape)}, this one has {expected}; score it again"
                 )
+
+    def lacks(self, spec: DecoderSpec, size: str) -> bool:
+        """Whether scores are missing that the choice of what is removed with a size needs."""
+        field = _SCORES_OF_SIZES.get(size)
+        if field is None or field not in _optional_shapes(spec):
+            return False
+        return getattr(self, field) is None
 
     def save(self, path: Path) -> None:
         """Write all scores as safetensors."""
@@ -149,7 +166,7 @@ def score(
             seen += len(tokens)
             if progress:
                 progress(seen)
-    mamba = mamba_of(spec)
+    mamba, convs = mamba_of(spec), has_short_convs(spec)
     if not seen:
         raise BadInput("no calibration text: importance scores need at least one sequence")
     norms = [totals.score(name) for name in totals.names() if name[0] == "channels"]
@@ -164,6 +181,7 @@ def score(
         experts=experts.experts(),
         expert_neurons=experts.neurons(),
         mamba_heads=_stacked(spec, totals.score, "mamba", mamba.heads) if mamba else None,
+        conv_channels=_stacked(spec, totals.score, "conv", spec.hidden_size) if convs else None,
     )
 
 
@@ -182,6 +200,8 @@ def _stacked(
 def _has_part(spec: DecoderSpec, layer: LayerSpec, part: str) -> bool:
     if part == "mamba":
         return isinstance(layer.recurrent, Mamba2)
+    if part == "conv":
+        return isinstance(layer.mixer, ShortConv)
     return layer.attends if part == "heads" else mlp_neurons(spec, layer) > 0
 
 
@@ -197,7 +217,11 @@ def _optional_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
     if mixture is not None:
         shapes["experts"] = (layers, mixture.experts)
         shapes["expert_neurons"] = (layers, mixture.experts, mixture.size)
-    return shapes if mamba is None else shapes | {"mamba_heads": (layers, mamba.heads)}
+    if mamba is not None:
+        shapes["mamba_heads"] = (layers, mamba.heads)
+    if has_short_convs(spec):
+        shapes["conv_channels"] = (layers, spec.hidden_size)
+    return shapes
 
 
 def _gates(spec: DecoderSpec, totals: "_Totals") -> torch.Tensor:
@@ -270,8 +294,8 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
 
         return hook
 
-    def neurons(layer: int) -> Any:
-        return lambda _, inputs: totals.add(("neurons", layer), inputs[0])
+    def inputs_of(part: str, layer: int) -> Any:
+        return lambda _, inputs: totals.add((part, layer), inputs[0])
 
     def gates(layer: int) -> Any:
         def hook(_: nn.Module, __: Any, output: torch.Tensor) -> None:
@@ -304,7 +328,7 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
         own = spec.layers[index]
         if mlp_neurons(spec, own):
             down = submodule(index, f"mlp{'.shared_expert' if own.mlp else ''}.down_proj")
-            hooks.append(down.register_forward_pre_hook(neurons(index)))
+            hooks.append(down.register_forward_pre_hook(inputs_of("neurons", index)))
         if _is_sparse(spec):
             gate = submodule(index, "mlp.gate_proj")
             hooks.append(gate.register_forward_hook(gates(index)))
@@ -312,6 +336,9 @@ def _recording(model: Model, spec: DecoderSpec, totals: _Totals) -> Iterator[Non
             output = submodule(index, "mamba.out_proj")
             hook = heads("mamba", index, mamba.heads)
             hooks.append(output.register_forward_pre_hook(hook))
+        if isinstance(own.mixer, ShortConv):
+            output = submodule(index, "conv.out_proj")
+            hooks.append(output.register_forward_pre_hook(inputs_of("conv", index)))
         hooks.append(layer.register_forward_hook(influence(index), with_kwargs=True))
     for index in spec.attention_layers:
         output = submodule(index, "self_attn.o_proj")

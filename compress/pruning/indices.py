@@ -14,7 +14,7 @@ from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
-from edgelm.spec.layers.mixers import Mamba2
+from edgelm.spec.layers.mixers import Mamba2, ShortConv
 from edgelm.spec.prunable import lasting_layers, mlp_neurons, pruned_mlp_size
 
 
@@ -25,6 +25,7 @@ class PruneIndices:
     layers: of the teacher. channels: of the residual stream, for all layers.
     neurons, groups: per kept layer. heads: query heads per kept layer, group by group.
     experts: per kept layer; None where it has no mixture. mamba_heads: likewise, of Mamba-2.
+    conv_channels: likewise, of short convolutions.
     merged: per kept layer, pairs (kept head, pruned head) to merge (residual heads in NeMo).
     """
 
@@ -36,6 +37,7 @@ class PruneIndices:
     merged: tuple[tuple[tuple[int, int], ...], ...]
     experts: tuple[ExpertIndices | None, ...]
     mamba_heads: tuple[torch.Tensor | None, ...]
+    conv_channels: tuple[torch.Tensor | None, ...]
 
 
 def select_indices(
@@ -82,6 +84,9 @@ def select_indices(
         mamba_heads=tuple(
             _strongest_mamba_heads(spec, layer, shape, importance) for layer in layers
         ),
+        conv_channels=tuple(
+            _strongest_conv_channels(spec, layer, shape, importance) for layer in layers
+        ),
     )
 
 
@@ -127,6 +132,18 @@ def _strongest_mamba_heads(
             for group, own in enumerate(scores.unflatten(0, (mamba.n_groups, -1)))
         ]
     )
+
+
+def _strongest_conv_channels(
+    spec: DecoderSpec, layer: int, shape: Shape, importance: Importance
+) -> torch.Tensor | None:
+    """The best channels of a layer's own convolution: as many as the residual stream keeps."""
+    if not isinstance(spec.layers[layer].mixer, ShortConv):
+        return None
+    if shape.hidden_size == spec.hidden_size:
+        return torch.arange(spec.hidden_size)
+    scores = _scores(importance.conv_channels, "hidden_size")[layer]
+    return top_k_indices(scores, shape.hidden_size)
 
 
 def _scores(scores: torch.Tensor | None, size: str) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from edgelm.compress.model import Model, build_model, spec_of
 from edgelm.compress.pruning.axes import (
+    CONV,
     EXPERTS,
     FFN,
     GATED_QUERY,
@@ -174,6 +175,8 @@ def axis_index(
         parts[MAMBA] = (mamba_heads, mamba.head_dim, mamba.size)
         parts[MAMBA_HEADS] = (mamba_heads, 1, mamba.heads)
         parts[MAMBA_STATES] = (torch.arange(states), 1, states)
+    if (conv_channels := indices.conv_channels[position]) is not None:
+        parts[CONV] = (conv_channels, 1, spec.hidden_size)
     found, start = [], 0
     for part in axis:
         blocks, width, total = parts[part]

@@ -14,7 +14,7 @@ import torch
 
 from edgelm.compress.pruning.axes import layer_of
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.prunable import mamba_of
+from edgelm.spec.prunable import has_short_convs, mamba_of
 from edgelm.spec.tensor_names import canonical_name
 
 DAMPING = 0.01
@@ -58,20 +58,24 @@ def refitted_parts(spec: DecoderSpec) -> tuple[str, ...]:
     one changes what the others give.
     """
     mamba = mamba_of(spec)
-    outputs = ("mamba.out",) if mamba and mamba.norm == "none" else ()
-    return ("mlp.down", "mlp.shared.down", "attention.o", *outputs)
+    outputs = ["mlp.down", "mlp.shared.down", "attention.o"]
+    if mamba and mamba.norm == "none":
+        outputs.append("mamba.out")
+    if has_short_convs(spec):
+        outputs.append("conv.out")
+    return tuple(outputs)
 
 
 def refitted_group(spec: DecoderSpec, name: str) -> str | None:
     """The group of a tensor that is refitted; None for others."""
     if (layer := layer_of(name)) is None:
         return None
-    module = canonical_name(spec.family, name).rpartition(".")[0].rpartition(".")[2]
+    inner, module = canonical_name(spec.family, name).split(".")[-3:-1]
     shared = spec.layers[layer].mlp is not None
     parts = {
         "down_proj": "mlp.shared.down" if shared else "mlp.down",
         "o_proj": "attention.o",
-        "out_proj": "mamba.out",
+        "out_proj": f"{inner}.out",  # of Mamba-2, or a short convolution
     }
     part = parts.get(module)
     return f"layers.{layer}.{part}" if part in refitted_parts(spec) else None

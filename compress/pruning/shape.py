@@ -10,8 +10,9 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.depth import with_depth, with_layers
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.prunable import (
-    derives_mamba,
+    can_have_mamba_heads,
     fixed_sizes,
+    following_mamba_heads,
     lasting_layers,
     mamba_of,
     mixture_of,
@@ -98,7 +99,7 @@ class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
                 "removes the same parts from all layers; prune its teacher"
             )
         for field, reason in fixed_sizes(spec).items():
-            if getattr(self, field) != getattr(full, field) and not self._follows(spec, field):
+            if getattr(self, field) != getattr(full, field):
                 raise BadInput(
                     f"cannot prune {field} of {spec.family}: {reason}; prune "
                     f"{' or '.join(free_sizes(spec))}"
@@ -145,36 +146,29 @@ class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
 
     def _check_mamba(self, spec: DecoderSpec) -> None:
         """Raise BadInput for heads that groups, or the family's class, cannot have."""
-        mamba, heads = mamba_of(spec), self.mamba_num_heads
-        if mamba is None or heads is None:
+        mamba = mamba_of(spec)
+        if mamba is None or self.fits_mamba(spec):
             return
-        if self.fits_mamba(spec):
-            return
+        heads, hidden = self.mamba_num_heads or mamba.heads, self.hidden_size
         if heads % mamba.n_groups:
             raise BadInput(
                 f"cannot prune mamba_num_heads to {heads}: the same number of heads in each of "
                 f"{mamba.n_groups} groups share B and C; use a multiple of {mamba.n_groups}"
             )
         raise BadInput(
-            f"cannot prune mamba_num_heads of {spec.family} to {heads}: {heads} heads of "
-            f"{mamba.head_dim} channels are not a multiple of hidden_size {self.hidden_size}, "
-            "which its class requires (mamba_expand is an integer); reduce both by the same share"
+            f"cannot prune {spec.family} to hidden_size {hidden} with {heads} heads of "
+            f"{mamba.head_dim} channels in Mamba-2 layers: their class derives the width of "
+            "all heads from the hidden size, as an integer times it (mamba_expand), and each of "
+            f"{mamba.n_groups} groups has as many; use {_nearest_mamba(spec, hidden, heads)}"
         )
-
-    def _follows(self, spec: DecoderSpec, field: str) -> bool:
-        """Whether a size that is fixed alone changes together with the heads of Mamba-2 layers."""
-        mamba, heads = mamba_of(spec), self.mamba_num_heads
-        if mamba is None or heads is None or field != "hidden_size":
-            return False
-        return derives_mamba(spec) and heads < mamba.heads and self.fits_mamba(spec)
 
     def fits_mamba(self, spec: DecoderSpec) -> bool:
         """Whether groups, and the family's class, can have these heads of Mamba-2 layers."""
-        mamba, heads = mamba_of(spec), self.mamba_num_heads
-        if mamba is None or heads is None:
+        mamba = mamba_of(spec)
+        if mamba is None:
             return True
-        wide = not derives_mamba(spec) or heads * mamba.head_dim % self.hidden_size == 0
-        return wide and heads % mamba.n_groups == 0
+        heads = self.mamba_num_heads or mamba.heads
+        return can_have_mamba_heads(spec, heads, self.hidden_size)
 
     def fits_heads(self, spec: DecoderSpec) -> bool:
         """Whether heads divide the hidden size as the family's classes require it."""
@@ -211,6 +205,27 @@ def free_sizes(spec: DecoderSpec) -> list[str]:
     """The sizes that pruning can change."""
     fixed = fixed_sizes(spec)
     return [field for field in Shape.from_spec(spec).sizes if field not in fixed]
+
+
+def _nearest_mamba(spec: DecoderSpec, hidden_size: int, heads: int) -> str:
+    """The numbers of heads nearest to `heads` that fit; without any, the nearest hidden sizes."""
+    mamba = mamba_of(spec)
+    assert mamba is not None
+    fitting = [
+        count
+        for count in range(1, mamba.heads + 1)
+        if can_have_mamba_heads(spec, count, hidden_size)
+    ]
+    if fitting:
+        return f"mamba_num_heads {_around(fitting, heads)}"
+    sizes = [size for size in range(1, spec.hidden_size + 1) if following_mamba_heads(spec, size)]
+    return f"hidden_size {_around(sizes, hidden_size)}"
+
+
+def _around(sizes: Sequence[int], size: int) -> str:
+    """The nearest sizes below and above one that is not among them."""
+    below, above = [one for one in sizes if one < size], [one for one in sizes if one > size]
+    return " or ".join(map(str, below[-1:] + above[:1]))
 
 
 def check_has_block(spec: DecoderSpec, size: int) -> None:

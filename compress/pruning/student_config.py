@@ -1,6 +1,7 @@
 """The configuration of a pruned model."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.layers.mixers import Mamba2
 from edgelm.spec.own_sizes import FIELD as OWN_SIZES
-from edgelm.spec.prunable import mamba_of, mixture_of
+from edgelm.spec.prunable import has_short_convs, mamba_of, mixture_of
 
 # Configuration fields of `transformers` with one entry per layer.
 _PER_LAYER = (
@@ -18,6 +19,8 @@ _PER_LAYER = (
     *("activation_sparsity_pattern", "intermediate_size", OWN_SIZES),
 )
 
+# Of LFM2's published configurations; transformers reads none of them, other engines do.
+_CONV_WIDTHS = ("block_dim", "conv_dim", "conv_dim_out")
 _DENSE_SIZES = (
     *("num_hidden_layers", "hidden_size", "intermediate_size"),
     *("num_attention_heads", "num_key_value_heads"),
@@ -42,6 +45,12 @@ def pruned_config(config: object, shape: Shape, layers: Sequence[int]) -> object
         _set_experts(pruned, spec, shape, layers)
     if (mamba := mamba_of(spec)) is not None:
         _set_mamba(pruned, mamba, shape)
+    elif FAMILIES[spec.family].mixer == "mamba2":
+        _set_unused_mamba(pruned)
+    if has_short_convs(spec):
+        for name in _CONV_WIDTHS:
+            if name in vars(pruned):
+                setattr(pruned, name, shape.hidden_size)
     kept = [spec.layers[layer] for layer in layers]
     if FAMILIES[spec.family].shares_kv:
         shared = sum(layer.shares_kv_of is not None for layer in kept)
@@ -85,3 +94,11 @@ def _set_mamba(pruned: Any, mamba: Mamba2, shape: Shape) -> None:
         pruned.mamba_d_ssm = size
     else:
         pruned.mamba_expand = size // shape.hidden_size
+
+
+def _set_unused_mamba(pruned: Any) -> None:
+    """Sizes of Mamba-2 layers for a decoder without any, which its class checks all the same."""
+    size = pruned.mamba_expand * pruned.hidden_size
+    pruned.mamba_d_head = math.gcd(size, pruned.mamba_d_head)
+    pruned.mamba_n_heads = size // pruned.mamba_d_head
+    pruned.mamba_n_groups = math.gcd(pruned.mamba_n_heads, pruned.mamba_n_groups)

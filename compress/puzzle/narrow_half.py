@@ -94,4 +94,5 @@ def _indices(spec: DecoderSpec, alternative: Alternative, kept: torch.Tensor) ->
         merged=((),),
         experts=(None,),
         mamba_heads=(None,),
+        conv_channels=(None,),
     )

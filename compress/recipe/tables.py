@@ -16,6 +16,8 @@ from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KvType
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.prunable import derives_mamba, following_mamba_heads
 
 REPORTED_ROWS = 64  # held-out rows, at most, behind the figures of a run
 
@@ -134,14 +136,16 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     Sizes that the teacher's family cannot lose are refused with the reason.
 
     num_hidden_layers: number of layers
-    hidden_size: channels of the residual stream
+    hidden_size: channels of the residual stream; short convolutions (LFM2) lose as many of their
+        own
     intermediate_size: neurons of each MLP, or of each shared expert; narrower MLPs keep theirs,
         double-wide ones (Gemma 4) have twice as many
     num_attention_heads: query heads of each layer that attends
     num_key_value_heads: key and value heads of each layer that attends
     num_experts: routed experts of each layer with a mixture; a token runs no more than these
     moe_intermediate_size: neurons of each routed expert
-    mamba_num_heads: heads of each Mamba-2 layer
+    mamba_num_heads: heads of each Mamba-2 layer; where the class derives their width from
+        `hidden_size` (Granite 4 H), by default reduced by the same share
     merge_pruned_heads: add to each kept query head its difference from a pruned one (residual
         heads)
     """
@@ -156,11 +160,21 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     mamba_num_heads: Count | None = None
     merge_pruned_heads: bool = False
 
-    def shape(self, full: Shape) -> Shape:
-        """The shape of a teacher with these sizes replaced."""
+    def shape(self, spec: DecoderSpec) -> Shape:
+        """The shape of a teacher with these sizes replaced; heads of Mamba-2 layers may follow."""
+        full = Shape.from_spec(spec)
         sizes = {field: getattr(self, field) for field in full.__struct_fields__}
         given = {field: size for field, size in sizes.items() if size is not None}
+        if (heads := self.following_mamba_heads(spec)) is not None:
+            given["mamba_num_heads"] = heads
         return msgspec.structs.replace(full, **given)
+
+    def following_mamba_heads(self, spec: DecoderSpec) -> int | None:
+        """Heads of Mamba-2 layers that follow from `hidden_size`; None if they do not change."""
+        hidden = self.hidden_size
+        if hidden in (None, spec.hidden_size) or self.mamba_num_heads is not None:
+            return None
+        return following_mamba_heads(spec, hidden) if derives_mamba(spec) else None
 
 
 class Vocabulary(Stage, frozen=True, forbid_unknown_fields=True):

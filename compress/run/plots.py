@@ -120,6 +120,7 @@ def importance_plots(path: Path, record: StudentRecord) -> list[Plot]:
         ("Neurons, sorted within their layer", "rank", _sorted(scores.neurons)),
         ("Experts, sorted within their layer", "rank", _sorted(scores.experts)),
         ("Mamba-2 heads", "head", scores.mamba_heads),
+        ("Channels of convolutions, sorted", "rank", _sorted(scores.conv_channels)),
     ]
     return [
         bar_chart(*layers, scores.layers.tolist()),

@@ -10,7 +10,7 @@ from edgelm.compress.search.candidates import Candidate, CostModel
 from edgelm.compress.search.settings import SearchSettings
 from edgelm.errors import DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.prunable import derives_mamba, fixed_sizes, lasting_layers
+from edgelm.spec.prunable import fixed_sizes, following_mamba_heads, lasting_layers
 
 _EXPERT_RATIOS = (0.75, 0.5)
 
@@ -25,15 +25,16 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
     """
     full, fixed = Shape.from_spec(spec), fixed_sizes(spec)
     groups = full.num_key_value_heads
-    hidden_sizes, ffn_sizes = [full.hidden_size], [full.intermediate_size]
-    if "hidden_size" not in fixed or derives_mamba(spec):
-        hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
+    hidden_sizes = _widths(full.hidden_size, multiple, min_ratio)
+    ffn_sizes = [full.intermediate_size]
     if "intermediate_size" not in fixed:
         ffn_sizes = _widths(full.intermediate_size, multiple, min_ratio)
     least = max(1, round(full.num_hidden_layers * min_ratio), len(lasting_layers(spec)))
     for layers in range(full.num_hidden_layers, least - 1, -1):
         for hidden in hidden_sizes:
-            mamba = _mamba_heads(spec, full, hidden)
+            mamba = following_mamba_heads(spec, hidden)
+            if mamba is None and full.mamba_num_heads is not None:
+                continue
             for ffn in ffn_sizes:
                 for per_group in range(full.heads_per_group, 0, -1):
                     heads = per_group * groups
@@ -41,8 +42,7 @@ def enumerate_shapes(spec: DecoderSpec, multiple: int, min_ratio: float) -> Iter
                     if small or heads * spec.head_dim % multiple:
                         continue
                     shape = Shape(layers, hidden, ffn, heads, groups, mamba_num_heads=mamba)
-                    fits = shape.fits_heads(spec) and shape.fits_groups(spec)
-                    if not fits or not shape.fits_mamba(spec):
+                    if not shape.fits_heads(spec) or not shape.fits_groups(spec):
                         continue
                     for experts, size in _experts(full, multiple, min_ratio):
                         yield msgspec.structs.replace(
@@ -65,14 +65,6 @@ def _experts(
             yield fewer, size
         if 1 <= (smaller := int(size * ratio) // multiple * multiple) < size:
             yield experts, smaller
-
-
-def _mamba_heads(spec: DecoderSpec, full: Shape, hidden: int) -> int | None:
-    """Heads of Mamba-2 layers beside a hidden size, from which Granite's class derives them."""
-    heads = full.mamba_num_heads
-    if heads is None or not derives_mamba(spec):
-        return heads
-    return heads * hidden // full.hidden_size
 
 
 def _widths(full: int, multiple: int, min_ratio: float) -> list[int]:

@@ -1,7 +1,7 @@
 """The stages of a recipe, in the order of the method; each reads and writes files."""
 
 from edgelm.compress.arithmetic import measured_speed
-from edgelm.compress.preflight import requested_shape
+from edgelm.compress.preflight import following_sizes, requested_shape
 from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.compress.stages.data import pack_rows, synthesize_text, trim_teacher
 from edgelm.compress.stages.draft import make_draft, measure_acceptance
@@ -57,4 +57,6 @@ def _report_plan(state: State) -> None:
     spec = state.source.spec
     speed = measured_speed(state.device, state.compute, spec.hidden_size, spec.intermediate_size)
     stages = plan_stages(state.recipe, spec, bf16=state.arithmetic == "bf16")
+    if line := following_sizes(state.recipe, spec):
+        state.run.report(line)
     state.run.report(plan_table(stages, operations_per_second=speed, processes=world_size()))

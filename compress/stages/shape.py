@@ -39,6 +39,7 @@ from edgelm.compress.search.candidates import Candidate, CostModel, table
 from edgelm.compress.search.search import search
 from edgelm.compress.stages.state import BATCH, MOMENTS, State, plain, stage_record
 from edgelm.devices.profile import load_profile
+from edgelm.errors import BadInput
 from edgelm.files.staging import replace_file
 from edgelm.quantize.hessians import Hessians
 
@@ -74,10 +75,36 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
     inputs["task"] = task_hashes((settings.layer_task,))
     folder, state.importance_key = state.run.stage("importance", inputs, work)
     state.importance_folder = folder
+    _check_scores(state)
     needed = settings.refit and _removes_inputs(state)
-    # Scores of a recipe that removed whole layers only have none, and are the same otherwise.
-    if needed and is_main_process() and not (folder / MOMENTS).is_dir():
+    # Scores of a recipe that removed whole layers only have none, and are the same otherwise; those
+    # of an earlier version lack matrices that are refitted today.
+    if needed and is_main_process() and not _has_moments(state):
         _collect_moments(state, state.load(state.teacher, state.compute), folder)
+
+
+def _check_scores(state: State) -> None:
+    """Raise BadInput where scores of an earlier version lack those of parts to be removed."""
+    scores, spec = state.importance(), state.teacher.spec
+    full = Shape.from_spec(spec).sizes
+    pruned = list(full)
+    if state.recipe.prune:
+        shape = requested_shape(state.recipe, spec).sizes
+        pruned = [field for field in full if shape[field] != full[field]]
+    elif not state.recipe.search:
+        return
+    lacking = [field for field in pruned if scores.lacks(spec, field)]
+    if lacking:
+        raise BadInput(
+            f"the importance scores in {state.importance_folder} are of an earlier version, which "
+            f"did not score what is removed with {' and '.join(lacking)}; remove this folder, and "
+            "start the recipe again"
+        )
+
+
+def _has_moments(state: State) -> bool:
+    moments = state.moments()
+    return moments is not None and moments.collected
 
 
 def _removes_inputs(state: State) -> bool:
@@ -86,9 +113,11 @@ def _removes_inputs(state: State) -> bool:
         return True
     spec = state.teacher.spec
     shape, full = requested_shape(state.recipe, spec).sizes, Shape.from_spec(spec).sizes
-    fields = ["intermediate_size", "num_attention_heads"]
-    if "mamba.out" in refitted_parts(spec):
+    fields, parts = ["intermediate_size", "num_attention_heads"], refitted_parts(spec)
+    if "mamba.out" in parts:
         fields.append("mamba_num_heads")
+    if "conv.out" in parts:
+        fields.append("hidden_size")
     return any(shape[field] != full[field] for field in fields)
 
 

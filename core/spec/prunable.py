@@ -11,13 +11,6 @@ from edgelm.spec.layers.mixers import Mamba2, ShortConv
 def fixed_sizes(spec: DecoderSpec) -> dict[str, str]:
     """The sizes that pruning cannot change, by their names, and why."""
     reasons = {}
-    if any(isinstance(layer.mixer, ShortConv) for layer in spec.layers):
-        reasons["hidden_size"] = "its convolutions are as wide as the residual stream"
-    if derives_mamba(spec):
-        reasons["hidden_size"] = (
-            "its class derives the width of Mamba-2 layers from it, so that mamba_num_heads has to "
-            "be reduced with it"
-        )
     if not any(mlp_neurons(spec, layer) for layer in spec.layers):
         reasons["intermediate_size"] = (
             "its layers have no MLP but experts, whose size is moe_intermediate_size"
@@ -52,9 +45,37 @@ def mamba_of(spec: DecoderSpec) -> Mamba2 | None:
     return next(found, None)
 
 
+def has_short_convs(spec: DecoderSpec) -> bool:
+    """Whether layers have short convolutions, which are as wide as the residual stream (LFM2)."""
+    return any(isinstance(layer.mixer, ShortConv) for layer in spec.layers)
+
+
 def derives_mamba(spec: DecoderSpec) -> bool:
     """Whether the class has Mamba-2 layers whose width is an integer times the hidden size."""
-    return FAMILIES[spec.family].mixer == "mamba2"
+    return FAMILIES[spec.family].mixer == "mamba2" and mamba_of(spec) is not None
+
+
+def can_have_mamba_heads(spec: DecoderSpec, heads: int, hidden_size: int) -> bool:
+    """Whether Mamba-2 layers can have a number of heads beside a hidden size."""
+    mamba = mamba_of(spec)
+    if mamba is None:
+        return True
+    wide = not derives_mamba(spec) or heads * mamba.head_dim % hidden_size == 0
+    return wide and heads % mamba.n_groups == 0
+
+
+def following_mamba_heads(spec: DecoderSpec, hidden_size: int) -> int | None:
+    """Heads of Mamba-2 layers that lose the same share as the hidden size does.
+
+    All of them where the class does not derive their width from the hidden size. None where this
+    share is not a number of heads that the layers can have, and without such layers.
+    """
+    mamba = mamba_of(spec)
+    if mamba is None or not derives_mamba(spec):
+        return mamba.heads if mamba else None
+    heads, rest = divmod(mamba.heads * hidden_size, spec.hidden_size)
+    fits = heads > 0 and not rest and can_have_mamba_heads(spec, heads, hidden_size)
+    return heads if fits else None
 
 
 def mlp_neurons(spec: DecoderSpec, layer: LayerSpec) -> int:

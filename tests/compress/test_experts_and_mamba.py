@@ -8,13 +8,22 @@ import pytest
 import torch
 
 from edgelm.checkpoint.source import open_checkpoint, read_spec
+from edgelm.compress.cli import main
 from edgelm.compress.model import spec_of
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from tests.checkpoints.models import decide_clearly, tiny_model
-from tests.compress.recipes import SEARCH, recipe_of, stage, weights_of, workshop
+from tests.compress.recipes import (
+    SEARCH,
+    TEACHER,
+    recipe_of,
+    stage,
+    weights_of,
+    workshop,
+    write_recipe,
+)
 from tests.compress.saved_students import check_same_everywhere
 from tests.export.graphs import build_session
 from tests.slow import slow_but
@@ -55,7 +64,15 @@ FAMILIES: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
         {"mamba_chunk_size": 16, "num_hidden_layers": 2},
     ),
     "gpt-oss": ({"num_experts": 3, "moe_intermediate_size": 64, "num_attention_heads": 2}, {}),
-    "lfm2-moe": ({"num_experts": 4, "moe_intermediate_size": 16, "intermediate_size": 64}, {}),
+    "lfm2-moe": (
+        {
+            "hidden_size": 48,
+            "num_experts": 4,
+            "moe_intermediate_size": 16,
+            "intermediate_size": 64,
+        },
+        {},
+    ),
     "olmoe": ({"num_experts": 4, "moe_intermediate_size": 64}, {}),
     "granite-moe": ({"num_experts": 4, "hidden_size": 48, "num_hidden_layers": 2}, {}),
     "qwen3.5-moe": (
@@ -93,6 +110,22 @@ def test_a_student_computes_the_same_everywhere(tmp_path: Path, name: str) -> No
     assert any("experts" in key or "mamba" in key for key in moved), "it was trained"
     summary = (_pruned(tmp_path).parents[1] / "summary.html").read_text()
     assert "Experts, sorted" in summary or "Mamba-2 heads" in summary
+    check_same_everywhere(tmp_path)
+
+
+def test_heads_that_follow_the_hidden_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """[prune] gives one size, Granite's class needs both; the dry run and the log say so."""
+    prepared(tmp_path, "granite-hybrid")
+    parts, lines = (IMPORTANCE, "[prune]\nhidden_size = 48\n"), list[str]()
+    begin = "prune: mamba_num_heads 6 follows from hidden_size 48, from which the class of"
+    path = write_recipe(tmp_path, TEACHER, *parts)
+    assert main([str(path), "-o", str(tmp_path / "no"), "--dry-run", "--tflops", "1"]) == 0
+    assert capsys.readouterr().out.startswith(begin)
+    record = compress_model(recipe_of(tmp_path, *parts), tmp_path / "student", report=lines.append)
+    assert sum(line.startswith(begin) for line in lines) == 1
+    assert record.shape == record.teacher_shape | {"hidden_size": 48, "mamba_num_heads": 6}
     check_same_everywhere(tmp_path)
 
 

@@ -12,6 +12,8 @@ from edgelm.compress.pruning.shape import Shape
 from edgelm.compress.recipe import Recipe, read_recipe, recipe_toml
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8
+from edgelm.spec.decoder import DecoderSpec
+from tests.checkpoints.models import tiny_config
 
 LEAST = 'teacher = "t"\ndata = ["d.jsonl"]\n'
 
@@ -296,7 +298,8 @@ def test_an_asked_shape_replaces_only_what_it_names(tmp_path: Path) -> None:
     path = written(tmp_path, f"{LEAST}[prune]\nhidden_size = 48\nnum_attention_heads = 2\n")
     prune = read_recipe(path).prune
     assert prune
-    assert prune.shape(Shape(4, 64, 96, 4, 2)) == Shape(4, 48, 96, 2, 2)
+    spec = DecoderSpec.from_hf(tiny_config("llama").to_dict())
+    assert prune.shape(spec) == Shape(4, 48, 96, 2, 2)
 
 
 @pytest.mark.parametrize(

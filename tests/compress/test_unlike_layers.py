@@ -1,6 +1,9 @@
 """Recipes for families whose layers differ: the student loads everywhere, and a run resumes."""
 
+import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,9 @@ import pytest
 
 from edgelm.checkpoint.source import read_spec
 from edgelm.compress.pipeline import compress_model
+from edgelm.compress.pruning.importance import Importance, score
 from edgelm.compress.recipe import read_recipe
+from edgelm.errors import BadInput
 from tests.checkpoints.tiny_chat import VOCAB
 from tests.compress.recipes import TEACHER, recipe_of, stage, weights_of, workshop, write_recipe
 from tests.compress.saved_students import check_same_everywhere
@@ -46,6 +51,7 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "falcon-h1": (2, {"mamba_chunk_size": 16, "num_hidden_layers": 3}),
     "gemma4": (5, {"vocab_size_per_layer_input": VOCAB}),
     "gemma3n": (5, {}),
+    "lfm2": (4, {}),
 }
 
 
@@ -73,7 +79,7 @@ def test_a_student_computes_the_same_everywhere(tmp_path: Path, name: str) -> No
     check_same_everywhere(tmp_path)
 
 
-@pytest.mark.parametrize("name", slow_but(FAMILIES, ("gemma3n",)))
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("gemma3n", "lfm2")))
 def test_a_killed_run_resumes(tmp_path: Path, name: str) -> None:
     parts = prepared(tmp_path, name)[:2]
     path = write_recipe(tmp_path, TEACHER, *parts, name="killed")
@@ -86,3 +92,41 @@ def test_a_killed_run_resumes(tmp_path: Path, name: str) -> None:
     whole = compress_model(read_recipe(path), tmp_path / "whole")
     assert same(weights_of(student), weights_of(tmp_path / "whole"))
     assert stage(resumed, "distill").figures == stage(whole, "distill").figures
+
+
+def test_scores_of_an_earlier_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lack the channels of convolutions: fine where none is removed, and else refused."""
+    prepared(tmp_path, "lfm2")
+    importance, student = "[importance]\nsamples = 4\n", tmp_path / "student"
+
+    def earlier(*arguments: Any) -> Importance:
+        return dataclasses.replace(score(*arguments), conv_channels=None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgelm.compress.stages.shape.score", earlier)
+        compress_model(recipe_of(tmp_path, importance, "[prune]\nnum_hidden_layers = 4\n"), student)
+    compress_model(recipe_of(tmp_path, importance, "[prune]\nintermediate_size = 64\n"), student)
+    folder = tmp_path / "student.run" / "importance"
+    narrow = recipe_of(tmp_path, importance, "[prune]\nhidden_size = 48\n")
+    message = f"scores in {re.escape(str(folder))} are of an .* removed with hidden_size; remove"
+    with pytest.raises(BadInput, match=message):
+        compress_model(narrow, student)
+    shutil.rmtree(folder)
+    assert compress_model(narrow, student).shape["hidden_size"] == 48
+
+
+def test_least_squares_of_an_earlier_version(tmp_path: Path) -> None:
+    """Second moments that lack the inputs of convolutions are collected again."""
+    prepared(tmp_path, "lfm2")
+    importance, student = "[importance]\nsamples = 4\n", tmp_path / "student"
+    for sizes in ("num_hidden_layers = 4", "intermediate_size = 64"):
+        compress_model(recipe_of(tmp_path, importance, f"[prune]\n{sizes}\n"), student)
+    moments = tmp_path / "student.run" / "importance" / "moments"
+    lost = list(moments.glob("*.conv.out.hessian"))
+    assert len(lost) == 3
+    for path in lost:
+        path.unlink()
+    narrow = recipe_of(tmp_path, importance, "[prune]\nhidden_size = 48\n")
+    compress_model(narrow, student)
+    compress_model(narrow, tmp_path / "fresh")
+    assert same(weights_of(student), weights_of(tmp_path / "fresh"))

@@ -228,9 +228,10 @@ def _pruned(teacher: Model, shape: Shape, importance: Importance, _: int) -> Mod
 
 def _randomly_pruned(teacher: Model, shape: Shape, importance: Importance, seed: int) -> Model:
     generator = torch.Generator().manual_seed(seed)
-    fields = ("heads", "neurons", "channels", "layers")
     noise = {
-        field: torch.rand(getattr(importance, field).shape, generator=generator) for field in fields
+        field: torch.rand(scores.shape, generator=generator)
+        for field, scores in vars(importance).items()
+        if scores is not None and field != "gates"
     }
     return prune(teacher, shape, Importance(**noise))
 

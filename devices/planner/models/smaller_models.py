@@ -16,11 +16,13 @@ from edgelm.planning import Plan, PlanRequest
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.depth import with_depth
 from edgelm.spec.prunable import (
-    fixed_sizes,
+    following_mamba_heads,
     lasting_layers,
+    mamba_of,
     mixture_of,
     with_experts,
     with_intermediate_size,
+    with_mamba_heads,
 )
 
 _MULTIPLE = 128  # of widths: group sizes of quantized weights and tile sizes of kernels
@@ -97,10 +99,9 @@ def _narrower(spec: DecoderSpec) -> Iterator[DecoderSpec]:
 def _thinner(spec: DecoderSpec) -> Iterator[DecoderSpec]:
     """Depth, hidden size and feed-forward width reduced by the same share."""
     seen = set()
-    fixed = "hidden_size" in fixed_sizes(spec)
     for percent in range(99, 9, -1):
         layers = max(_min_layers(spec), round(spec.num_hidden_layers * percent / 100))
-        hidden = spec.hidden_size if fixed else _scaled(spec.hidden_size, percent)
+        hidden = _fitting_hidden(spec, _scaled(spec.hidden_size, percent))
         ffn = _scaled(spec.intermediate_size, percent)
         if (layers, hidden, ffn) not in seen:
             seen.add((layers, hidden, ffn))
@@ -146,6 +147,15 @@ def _scaled(size: int, percent: int) -> int:
     return max(multiple, size * percent // 100 // multiple * multiple)
 
 
+def _fitting_hidden(spec: DecoderSpec, hidden: int) -> int:
+    """The widest hidden size up to this one that the heads of Mamba-2 layers can follow."""
+    if mamba_of(spec) is None:
+        return hidden
+    multiple = _multiple(spec.hidden_size)
+    fitting = (size for size in range(hidden, 0, -multiple) if following_mamba_heads(spec, size))
+    return next(fitting, spec.hidden_size)
+
+
 def _with(
     spec: DecoderSpec,
     *,
@@ -155,4 +165,6 @@ def _with(
 ) -> DecoderSpec:
     resized = with_intermediate_size(spec, ffn or spec.intermediate_size)
     resized = with_depth(resized, layers or len(spec.layers))
+    if hidden and (heads := following_mamba_heads(spec, hidden)) is not None:
+        resized = with_mamba_heads(resized, heads)
     return msgspec.structs.replace(resized, hidden_size=hidden or spec.hidden_size)

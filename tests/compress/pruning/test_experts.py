@@ -15,7 +15,7 @@ from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.errors import BadInput
 from edgelm.spec.families.table import FAMILIES
-from edgelm.spec.prunable import fixed_sizes, mixture_of, mlp_neurons
+from edgelm.spec.prunable import fixed_sizes, following_mamba_heads, mixture_of, mlp_neurons
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import stacked_by_input
 from tests.checkpoints.models import MIXTURES, decide_clearly, tiny_model
@@ -249,6 +249,8 @@ def test_student_loads_without_us(teacher: Any, tmp_path: Path) -> None:
     if FAMILIES[spec.family].derived_heads:
         wanted |= {"num_attention_heads": 2, "hidden_size": 2 * spec.head_dim}
     sizes = {field: size for field, size in wanted.items() if field not in fixed_sizes(spec)}
+    if heads := following_mamba_heads(spec, sizes["hidden_size"]):
+        sizes["mamba_num_heads"] = heads
     shape = smaller(teacher, **sizes)
     kept = range(1, spec.num_hidden_layers)
     student = prune(teacher, shape, random_importance(teacher), layers=list(kept))

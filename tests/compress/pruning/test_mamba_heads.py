@@ -130,12 +130,21 @@ def test_student_loads_without_us(name: str, tmp_path: Path) -> None:
     ("name", "change", "message"),
     [
         ("nemotron-h", {"mamba_num_heads": 6}, "each of 4 groups share B and C; use a multiple of"),
-        ("granite-hybrid", {"mamba_num_heads": 6}, "6 heads of 16 channels are not a multiple of"),
-        ("granite-hybrid", {"hidden_size": 48}, "so that mamba_num_heads has to be reduced with"),
         (
             "granite-hybrid",
-            {"hidden_size": 48, "mamba_num_heads": 4},
-            "so that mamba_num_heads has to be reduced with",
+            {"mamba_num_heads": 6},
+            "to hidden_size 64 with 6 heads of 16 channels in Mamba-2 layers: .*; use "
+            "mamba_num_heads 4 or 8",
+        ),
+        (
+            "granite-hybrid",
+            {"hidden_size": 48},
+            "to hidden_size 48 with 8 heads of 16 .*; use mamba_num_heads 6$",
+        ),
+        (
+            "granite-hybrid",
+            {"hidden_size": 40, "mamba_num_heads": 4},
+            "to hidden_size 40 with 4 heads of 16 .*; use hidden_size 32 or 48",
         ),
         ("llama", {"mamba_num_heads": 2}, "mamba_num_heads of llama: it has no Mamba-2 layers"),
         ("falcon-h1", {"mamba_num_heads": 10}, "cannot prune mamba_num_heads to 10; expected 1 to"),
@@ -145,6 +154,25 @@ def test_sizes_that_cannot_be(name: str, change: dict[str, int], message: str) -
     model = tiny_model(name)
     with pytest.raises(BadInput, match=message):
         smaller(model, **change).check_within(spec_of(model))
+
+
+def test_a_decoder_without_such_layers_keeps_none() -> None:
+    """The class checks their sizes all the same (Granite 4 Micro, or a student of others)."""
+    attention = {"layer_types": ["full_attention"] * 2, "num_hidden_layers": 2}
+    model = tiny_model("granite-hybrid", **attention)
+    shape = smaller(model, hidden_size=44, intermediate_size=64)
+    student = prune(model, shape, score(model, [TOKENS]))
+    assert Shape.from_spec(spec_of(student)) == shape
+    assert type(student.config)(**student.config.to_dict()).hidden_size == 44
+
+
+def test_all_heads_beside_a_narrower_stream() -> None:
+    """The multiple grows: eight heads are four times as wide as half of the channels."""
+    model = tiny_model("granite-hybrid")
+    shape = smaller(model, hidden_size=32, mamba_num_heads=8)
+    student = prune(model, shape, score(model, [TOKENS]))
+    assert student.config.mamba_expand == 4
+    assert Shape.from_spec(spec_of(student)) == shape
 
 
 def test_scores_that_lack_heads() -> None:

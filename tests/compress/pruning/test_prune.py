@@ -19,7 +19,14 @@ from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.families.table import FAMILIES
-from edgelm.spec.prunable import fixed_sizes, lasting_layers, pruned_mlp_size
+from edgelm.spec.prunable import (
+    fixed_sizes,
+    following_mamba_heads,
+    has_short_convs,
+    lasting_layers,
+    mamba_of,
+    pruned_mlp_size,
+)
 from edgelm.spec.tensor_names import stored_name
 from tests.checkpoints.models import DENSE, REPRESENTATIVE, tiny_model
 from tests.compress.tokenizers import tiny_fast_tokenizer
@@ -31,6 +38,7 @@ TOKENS = torch.randint(0, 128, (2, 24), generator=torch.Generator().manual_seed(
 
 def random_importance(model: Any, seed: int = 0) -> Importance:
     spec = spec_of(model)
+    mamba, convs = mamba_of(spec), has_short_convs(spec)
     generator = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> torch.Tensor:
@@ -41,6 +49,8 @@ def random_importance(model: Any, seed: int = 0) -> Importance:
         neurons=rand(spec.num_hidden_layers, spec.mlp_width),
         channels=rand(spec.hidden_size),
         layers=rand(spec.num_hidden_layers),
+        mamba_heads=rand(spec.num_hidden_layers, mamba.heads) if mamba else None,
+        conv_channels=rand(spec.num_hidden_layers, spec.hidden_size) if convs else None,
     )
 
 
@@ -81,11 +91,31 @@ def masked(teacher: Any, kept: PruneIndices) -> Any:
                 output = stored_name(spec.family, f"{prefix}.self_attn.o_proj")
                 weight = model.get_submodule(output).weight
                 weight[:, heads.repeat_interleave(spec.heads(own).dim)] = 0
+            if (channels_kept := kept.conv_channels[position]) is not None:
+                gone = off(channels_kept, width)
+                layer.conv.out_proj.weight[:, gone] = 0
+            if (mamba_kept := kept.mamba_heads[position]) is not None:
+                _mask_mamba(model, spec, index, mamba_kept)
             if spec.qk_norm == "full":
                 _mask_full_norms(
                     layer, spec, heads, off(kept.groups[position], spec.num_key_value_heads)
                 )
     return model
+
+
+def _mask_mamba(model: Any, spec: DecoderSpec, layer: int, kept: torch.Tensor) -> None:
+    """Nothing reaches the other heads, so that a norm over several heads has zeros of them."""
+    own = mamba_of(spec)
+    assert own is not None
+    gone = torch.ones(own.heads, dtype=torch.bool)
+    gone[kept] = False
+    name = stored_name(spec.family, f"model.layers.{layer}.mamba.dt_bias")
+    module = model.get_submodule(name.rpartition(".")[0])
+    channels = gone.repeat_interleave(own.head_dim).nonzero().flatten()
+    module.in_proj.weight[own.size + channels] = 0
+    for bias, start in ((module.in_proj.bias, own.size), (module.conv1d.bias, 0)):
+        if bias is not None:
+            bias[start + channels] = 0
 
 
 def _writes_stream(spec: DecoderSpec, name: str) -> bool:
@@ -152,6 +182,10 @@ def cut_shape(spec: DecoderSpec, cut: str) -> Shape:
     if "num_hidden_layers" in sizes:
         least = max(sizes["num_hidden_layers"], len(lasting_layers(spec)) + 1)
         sizes["num_hidden_layers"] = min(least, spec.num_hidden_layers - 1)
+    if mamba_of(spec) is not None:
+        hidden = sizes.get("hidden_size", spec.hidden_size)
+        hidden = next(size for size in range(hidden, 65, 8) if following_mamba_heads(spec, size))
+        sizes |= {"hidden_size": hidden, "mamba_num_heads": following_mamba_heads(spec, hidden)}
     return msgspec.structs.replace(full, **sizes)
 
 

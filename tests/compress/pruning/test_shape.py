@@ -36,12 +36,6 @@ def test_a_layer_with_attention_stays() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("lfm2", {"hidden_size": 48}, "hidden_size of lfm2: its convolutions are as wide"),
-        (
-            "granite-hybrid",
-            {"hidden_size": 48},
-            "hidden_size of granitemoehybrid: its class derives the width of Mamba-2 layers",
-        ),
         (
             "gemma4",
             {"num_attention_heads": 2, "num_key_value_heads": 1},

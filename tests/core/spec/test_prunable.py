@@ -5,7 +5,9 @@ import pytest
 
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.prunable import (
+    derives_mamba,
     fixed_sizes,
+    following_mamba_heads,
     lasting_layers,
     pruned_mlp_size,
     with_intermediate_size,
@@ -13,8 +15,6 @@ from edgelm.spec.prunable import (
 from tests.checkpoints.models import DENSE, tiny_config
 
 FIXED = {
-    "lfm2": {"hidden_size": "convolutions"},
-    "granite-hybrid": {"hidden_size": "Mamba-2"},
     "gemma3n": {"num_key_value_heads": "keys and values of others"},
     "gemma4": {"num_key_value_heads": "keys and values of others"},
     "gemma4-dense": {"num_key_value_heads": "different numbers of key heads"},
@@ -34,6 +34,26 @@ def test_what_stays(name: str) -> None:
     assert found.keys() == expected.keys()
     assert all(reason in found[size] for size, reason in expected.items())
     assert lasting_layers(spec) == LASTING.get(name, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "over", "heads"),
+    [
+        # 8 heads of 16 in 2 groups, twice as wide as 64
+        ("granite-hybrid", {}, {64: 8, 48: 6, 32: 4, 16: 2, 40: None, 44: None, 8: None}),
+        ("granite-hybrid", {"mamba_n_groups": 1}, {40: 5, 8: 1, 44: None, 4: None}),
+        ("granite-hybrid", {"layer_types": ["full_attention"] * 6}, {64: None, 48: None}),
+        ("nemotron-h", {}, {64: 8, 44: 8}),
+        ("falcon-h1", {}, {64: 8, 44: 8}),
+        ("lfm2", {}, {64: None, 48: None}),
+    ],
+)
+def test_heads_of_mamba_that_follow_the_hidden_size(
+    name: str, over: dict[str, object], heads: dict[int, int | None]
+) -> None:
+    spec = DecoderSpec.from_hf(tiny_config(name, **over).to_dict())
+    assert {size: following_mamba_heads(spec, size) for size in heads} == heads
+    assert derives_mamba(spec) == (name == "granite-hybrid" and "layer_types" not in over)
 
 
 def test_neurons_of_layers_that_differ() -> None:

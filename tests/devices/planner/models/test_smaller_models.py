@@ -12,6 +12,7 @@ from edgelm.devices.planner.plan_text import smaller_models_table
 from edgelm.devices.profile import Profile
 from edgelm.planning import PlanRequest
 from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.prunable import following_mamba_heads, with_mamba_heads
 from tests.checkpoints.models import tiny_config
 from tests.devices.planner.test_plan import BIG, LAPTOP, LARGE, ORIN, ROOMY, SMALL
 
@@ -194,7 +195,9 @@ def test_mixtures_lose_layers_or_experts(name: str) -> None:
     assert "5 experts of" in smaller_models_table(list(found.values()))
 
 
-@pytest.mark.parametrize("name", ["gemma3n", "gemma4", "nemotron-h", "falcon-h1"])
+@pytest.mark.parametrize(
+    "name", ["gemma3n", "gemma4", "nemotron-h", "falcon-h1", "lfm2", "granite-hybrid"]
+)
 def test_families_whose_layers_differ(name: str) -> None:
     spec = DecoderSpec.from_hf(tiny_config(name, max_position_embeddings=64).to_dict())
     full = choices(spec, ROOMY, PlanRequest(context=64))[0].total_bytes
@@ -202,8 +205,23 @@ def test_families_whose_layers_differ(name: str) -> None:
     found = {shape.axis: shape for shape in smaller_models(spec, ROOMY, request)}
     assert set(found) == set(AXES)
     assert found["feed-forward width"].intermediate_size < spec.intermediate_size
+    assert found["depth and width"].hidden_size < spec.hidden_size
     assert found["depth"].num_hidden_layers == spec.num_hidden_layers - 1
     assert all(shape.parameters < spec.parameters for shape in found.values())
+
+
+def test_heads_of_mamba_follow_the_hidden_size() -> None:
+    """Each candidate is one that pruning accepts, and its parameters count the heads."""
+    spec = DecoderSpec.from_hf(tiny_config("granite-hybrid", max_position_embeddings=64).to_dict())
+    full = choices(spec, ROOMY, PlanRequest(context=64))[0].total_bytes
+    request = PlanRequest(context=64, max_memory_bytes=full * 3 // 4)
+    found = {shape.axis: shape for shape in smaller_models(spec, ROOMY, request)}
+    both = found["depth and width"]
+    heads = following_mamba_heads(spec, both.hidden_size)
+    assert heads is not None
+    cut = with_mamba_heads(resized(spec, *sizes(both)), heads)
+    assert heads < 8
+    assert both.parameters == cut.parameters
 
 
 def test_a_student_of_puzzle_has_no_smaller_models() -> None:
