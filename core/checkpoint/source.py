@@ -225,6 +225,24 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     )
 
 
+def source_folder(
+    source: str | Path, *, files: list[str] = _HUB_FILES
+) -> tuple[Path, str | None]:
+    """A local folder, or that of a hub id's files and its commit.
+
+    Raises:
+        BadInput: there is no such folder, and it cannot be fetched from the hub.
+    """
+    path = Path(source)
+    with _readable(path):
+        if path.is_dir():
+            return path, None
+        if not path.exists() and _looks_like_hub_id(str(source)):
+            folder = fetch(str(source), None, files)
+            return folder, folder.name
+    raise BadInput(f"no such folder: {path}; expected a Hugging Face folder or a hub id")
+
+
 def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec:
     """Read a source's decoder spec without its weights; of a hub id only one small file.
 
