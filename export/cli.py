@@ -275,8 +275,8 @@ def _check_options(
 
 def _check_adapters(arguments: argparse.Namespace, profile: "Profile") -> None:
     from edgelm.export.adapters.options import (
-        check_planned,
         check_drafts,
+        check_planned,
         chosen_adapters,
     )
 

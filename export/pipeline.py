@@ -227,7 +227,9 @@ def _export(
         written = [write_adapter(folder, one, delivery.weights) for one in request.adapters]
         adapters = check_adapters(folder, delivery, written, request.adapters, gate, progress)
         draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
-        _write_draft(folder, source, draft, delivery.assignment, delivery.weights, request, progress)
+        _write_draft(
+            folder, source, draft, delivery.assignment, delivery.weights, request, progress
+        )
         engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
     if delivery.self_test is not None:

@@ -225,9 +225,7 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     )
 
 
-def source_folder(
-    source: str | Path, *, files: list[str] = _HUB_FILES
-) -> tuple[Path, str | None]:
+def source_folder(source: str | Path, *, files: list[str] = _HUB_FILES) -> tuple[Path, str | None]:
     """A local folder, or that of a hub id's files and its commit.
 
     Raises:

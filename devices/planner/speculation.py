@@ -86,7 +86,8 @@ def speculation_plan(
         spec: the model.
         profile: the device.
         request: precision, cache and so on of both models; one sequence.
-        draft: the draft model, draft head or assistant; None for prompt lookup, whose drafts cost nothing.
+        draft: the draft model, draft head or assistant; None for prompt lookup, whose drafts cost
+            nothing.
         acceptance: share of drafted tokens that are accepted; None: three shares.
 
     Raises:

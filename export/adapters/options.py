@@ -44,7 +44,9 @@ def check_drafts(
             "(those of Gemma 4)"
         )
     if switchable and (draft_head or assistant is not None):
-        what, option = ("a draft head", "--draft-head") if draft_head else ("an assistant", "--assistant")
+        what, option = (
+            ("a draft head", "--draft-head") if draft_head else ("an assistant", "--assistant")
+        )
         raise BadInput(
             f"{what} and switchable adapters exclude each other: leave out {option}, or "
             "merge one adapter (without --switchable)"

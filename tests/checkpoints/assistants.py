@@ -9,6 +9,8 @@ from unittest.mock import patch
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
     Gemma4AssistantConfig,
     Gemma4AssistantForCausalLM,
     Gemma4TextConfig,
@@ -26,12 +28,12 @@ def all_layers_shared() -> Iterator[None]:
 
     Its check that a layer of each kind stores keys refuses these, which assistants are.
     """
-    checked = Gemma4TextConfig.kv_sharing_modes
+    checked: Any = Gemma4TextConfig.kv_sharing_modes
 
     def modes(config: Any) -> list[str | None]:
         if config.num_kv_shared_layers == config.num_hidden_layers:
             return ["reuse"] * config.num_hidden_layers
-        return checked.fget(config)  # type: ignore[no-any-return]
+        return checked.fget(config)
 
     with patch.object(Gemma4TextConfig, "kv_sharing_modes", property(modes)):
         yield
@@ -82,10 +84,51 @@ def save_assistant(
     torch.manual_seed(seed)
     found = Gemma4AssistantConfig(text_config=own | (text or {}), **(named | over))
     with all_layers_shared():
-        assistant = Gemma4AssistantForCausalLM(found)
+        assistant: Any = Gemma4AssistantForCausalLM(found)
     randomize(assistant, seed=seed)
     if centroids is not None:
         order = torch.randperm(config["vocab_size"], generator=torch.Generator().manual_seed(seed))
         assistant.masked_embedding.token_ordering.copy_(order)
     assistant.save_pretrained(folder)
     return folder
+
+
+class TorchAssistant:
+    """A model and its assistant, as Transformers computes them, without caches of their own."""
+
+    def __init__(self, model: Path, assistant: Path) -> None:
+        options: Any = {"trust_remote_code": False, "attn_implementation": "eager"}
+        self.model: Any = AutoModelForCausalLM.from_pretrained(model, **options)
+        with all_layers_shared():
+            self.assistant: Any = Gemma4AssistantForCausalLM.from_pretrained(assistant, **options)
+        self.window = self.model.config.sliding_window
+
+    @torch.no_grad()
+    def logits(self, history: list[int], count: int) -> torch.Tensor:
+        """Logits [count, vocab_size] of the tokens that it drafts behind a history.
+
+        The windowed layers read as many rows as Transformers' cache holds after a run of one token.
+        """
+        past, position = torch.tensor(history[:-1])[None], torch.tensor([[len(history) - 1]])
+        cache: Any = DynamicCache()
+        hidden = self.model.model(past, past_key_values=cache).last_hidden_state[:, -1:]
+        kinds = self.model.config.layer_types[: len(cache.layers)]
+        pairs = zip(kinds, cache.layers, strict=True)
+        shared: dict[str, Any] = {kind: (one.keys, one.values) for kind, one in pairs}
+        shared[_SLIDING] = tuple(one[:, :, -self.window :] for one in shared[_SLIDING])
+        token, found = torch.tensor(history[-1:])[None], []
+        for _ in range(count):
+            embedded = self.model.get_input_embeddings()(token)
+            given = self.assistant(
+                inputs_embeds=torch.cat([embedded, hidden], dim=-1),
+                position_ids=position,
+                shared_kv_states=shared,
+            )
+            found.append(given.logits[0, 0])
+            token, hidden = given.logits.argmax(-1), given.last_hidden_state
+        return torch.stack(found)
+
+    def propose(self, history: list[int], count: int) -> list[int]:
+        """The tokens that it drafts."""
+        tokens: list[int] = self.logits(history, count).argmax(-1).tolist()
+        return tokens
