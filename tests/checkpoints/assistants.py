@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
@@ -17,9 +18,10 @@ from transformers import (
 )
 
 from tests.checkpoints.models import randomize
+from tests.checkpoints.tiny_chat import save_tiny_chat
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
-_CONTEXT = "max_position_embeddings"
+_CONTEXT, _WEIGHTS = "max_position_embeddings", "model.safetensors"
 
 
 @contextmanager
@@ -132,3 +134,28 @@ class TorchAssistant:
         """The tokens that it drafts."""
         tokens: list[int] = self.logits(history, count).argmax(-1).tolist()
         return tokens
+
+
+def save_certain(folder: Path, *, context: int = 256) -> tuple[Path, Path]:
+    """A tiny Gemma 4, and an assistant that is always right.
+
+    The layers of both add nothing to the embedding of the last token.
+    """
+    options: dict[str, Any] = {"vocab_size_per_layer_input": 320, "tie_word_embeddings": False}
+    model = save_tiny_chat(folder / "model", "gemma4", context=context, **options)
+    assistant = save_assistant(
+        folder / "assistant", model, text={"hidden_size": 64}, tie_word_embeddings=False
+    )
+    ours, theirs = (load_file(one / _WEIGHTS) for one in (model, assistant))
+    for name, tensor in (*ours.items(), *theirs.items()):
+        if name.endswith(("o_proj.weight", "down_proj.weight", "per_layer_projection.weight")):
+            tensor.zero_()
+        if name.endswith(("post_attention_layernorm.weight", "layer_scalar")):
+            tensor.fill_(1.0)
+    size = len(ours["model.norm.weight"])
+    for name in ("lm_head.weight", "model.norm.weight"):
+        theirs[name] = ours[name].clone()
+    theirs["pre_projection.weight"] = torch.eye(size, 2 * size)
+    save_file(ours, model / _WEIGHTS, {"format": "pt"})
+    save_file(theirs, assistant / _WEIGHTS, {"format": "pt"})
+    return model, assistant
