@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from edgelm.export.graph.attention.ort_attention import MICROSOFT
 from edgelm.export.graph.dialects.ort import OrtDialect
 from edgelm.export.quantize.weights import Weights
 from edgelm.spec.groups import HEAD
@@ -31,7 +32,7 @@ def centroid_logits(dialect: OrtDialect, weights: Weights, hidden: Value) -> Val
     )
     tokens = graph.op("Gather", parts, nearest, axis=0)  # [1, 1, active, tokens of a part]
     rows = dialect.look_up(HEAD, "embed", graph.reshape(tokens, (1, -1)))[0]
-    logits = graph.op("MatMul", hidden, graph.op("Transpose", rows, perm=[0, 2, 1]))
+    logits = graph.op("FusedMatMul", hidden, rows, domain=MICROSOFT, transB=1)
     axes = graph.constant("axis.tokens", np.array([2], dtype=np.int64))
     lowest = graph.op("ReduceMin", logits, axes, keepdims=1)
     shape = graph.constant("shape.logits", np.array([1, 1, spec.vocab_size], dtype=np.int64))

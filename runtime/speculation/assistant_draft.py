@@ -1,8 +1,8 @@
 """The assistant of a Gemma 4: tokens from the hidden state and the cache of its model.
 
 It keeps nothing from one draft to the next, so that rewinding, shared beginnings and rejected
-tokens mean nothing to it; where the hidden state in front of the last token is not known (behind a
-state that was read from a file), it drafts nothing.
+tokens mean nothing to it. Directly behind a state that was restored, the hidden state in front of
+the last token is not known: it drafts nothing before the model has run a token.
 """
 
 import time
