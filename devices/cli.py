@@ -232,7 +232,7 @@ def _speculation(
 
 
 def _draft_spec(source: str, model: "DecoderSpec") -> "DecoderSpec":
-    from edgelm.checkpoint.assistant import is_assistant, read_assistant_spec
+    from edgelm.checkpoint.drafts.assistant import is_assistant, read_assistant_spec
 
     return read_assistant_spec(source, model) if is_assistant(source) else _spec(source, None)
 

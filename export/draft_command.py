@@ -43,7 +43,7 @@ def plan_assistant(
     """
     import msgspec
 
-    from edgelm.checkpoint.assistant import read_assistant_spec
+    from edgelm.checkpoint.drafts.assistant import read_assistant_spec
     from edgelm.export.adapters.options import check_drafts
 
     check_drafts((), draft_head=arguments.draft_head, assistant=arguments.assistant)

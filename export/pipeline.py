@@ -17,8 +17,8 @@ from edgelm.bundle.records.gates import SourceCheck, enforce
 from edgelm.bundle.records.self_test import write_self_test
 from edgelm.checkpoint.adapter.lora import read_lora
 from edgelm.checkpoint.adapter.merge import merged
-from edgelm.checkpoint.assistant import open_assistant
-from edgelm.checkpoint.draft_head import draft_head as open_draft_head
+from edgelm.checkpoint.drafts.assistant import open_assistant
+from edgelm.checkpoint.drafts.draft_head import draft_head as open_draft_head
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.text_part import DRAFT_HEAD
 from edgelm.cli import parse_bytes

@@ -74,7 +74,7 @@ class Checkpoint:
     modules of a multimodal model that are not part of its text decoder; `packed` are the matrices
     that are quantized already; `adapter` is the name of the adapter that is merged; `embedding` is
     how an embedding model makes vectors; `draft_head` are the tensors of a head that drafts tokens,
-    by their names in it (edgelm.checkpoint.draft_head).
+    by their names in it (edgelm.checkpoint.drafts.draft_head).
     """
 
     name: str

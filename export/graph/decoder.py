@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from edgelm.export.graph.assistant import centroid_logits
 from edgelm.export.graph.dialects.dialect import Dialect
 from edgelm.export.graph.dialects.ort import OrtDialect
-from edgelm.export.graph.hidden_states import HiddenStates
+from edgelm.export.graph.drafts.assistant import centroid_logits
+from edgelm.export.graph.drafts.hidden_states import HiddenStates
 from edgelm.export.graph.residual.altup import Streams
 from edgelm.export.graph.residual.per_layer_inputs import join_inputs, layer_part
 from edgelm.export.quantize.weights import Weights

@@ -11,8 +11,8 @@ from edgelm.export.graph.decoder import build_decoder
 from edgelm.export.graph.dialects.decomposed import DecomposedDialect
 from edgelm.export.graph.dialects.ort import OrtDialect
 from edgelm.export.graph.dialects.standard import StandardDialect
+from edgelm.export.graph.drafts.hidden_states import HiddenStates
 from edgelm.export.graph.dtypes import Activations
-from edgelm.export.graph.hidden_states import HiddenStates
 from edgelm.export.graph.segments import Segments
 from edgelm.export.graph.zeros import ZeroQuantizer, ZeroWeights
 from edgelm.export.quantize.quantizer import Quantizer

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edgelm.checkpoint.assistant import read_assistant
+from edgelm.checkpoint.drafts.assistant import read_assistant
 from edgelm.devices.cli import main
 from edgelm.devices.planner.estimate import estimate
 from edgelm.devices.planner.speculation import speculation_plan

@@ -22,8 +22,8 @@ from edgelm.export.cli import main
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int8
 from edgelm.runtime import LanguageModel
-from edgelm.runtime.speculation.assistant_draft import AssistantDraft
-from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.drafts.assistant_draft import AssistantDraft
+from edgelm.runtime.speculation.drafts.draft_model import DraftModel
 from edgelm.spec.assistant import Assistant
 from tests.checkpoints.assistants import TorchAssistant, save_assistant
 from tests.checkpoints.tiny_chat import save_tiny_chat

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgelm.checkpoint.assistant import is_assistant, open_assistant, read_assistant_spec
+from edgelm.checkpoint.drafts.assistant import is_assistant, open_assistant, read_assistant_spec
 from edgelm.checkpoint.source import read_spec
 from edgelm.errors import BadCheckpoint, BadInput
 from edgelm.spec.assistant import Assistant, read_layers

@@ -13,8 +13,8 @@ from edgelm.devices.planner.memory.memory_need import draft_bytes, loaded_bytes
 from edgelm.export.pipeline import export_model
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.speculation.acceptance import DraftAcceptance
-from edgelm.runtime.speculation.assistant_draft import AssistantDraft
 from edgelm.runtime.speculation.costs import StepCosts
+from edgelm.runtime.speculation.drafts.assistant_draft import AssistantDraft
 from edgelm.runtime.speculation.speculator import SpeculationState
 from edgelm.spec.assistant import STATES
 from edgelm.speculation import SpeculationMode

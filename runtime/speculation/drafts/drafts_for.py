@@ -6,9 +6,9 @@ from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime.host.assistant_engine import AssistantEngine
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import Session
-from edgelm.runtime.speculation.assistant_draft import AssistantDraft
-from edgelm.runtime.speculation.draft_model import Draft, DraftModel
-from edgelm.runtime.speculation.head_draft import HeadDraft
+from edgelm.runtime.speculation.drafts.assistant_draft import AssistantDraft
+from edgelm.runtime.speculation.drafts.draft_model import Draft, DraftModel
+from edgelm.runtime.speculation.drafts.head_draft import HeadDraft
 
 
 def drafts_for(sessions: Sequence[Session], drafts: Sequence[Session]) -> list[Draft]:

@@ -19,7 +19,7 @@ from edgelm.runtime.engines.onnxruntime.host.hidden_rows import HiddenRows
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import Logits
 from edgelm.runtime.speculation.costs import StepCosts
-from edgelm.runtime.speculation.draft_model import common_length
+from edgelm.runtime.speculation.drafts.draft_model import common_length
 
 _FEW = 16  # pairs whose reading counts as a run of one token
 
