@@ -35,7 +35,8 @@ def all_layers_shared() -> Iterator[None]:
     def modes(config: Any) -> list[str | None]:
         if config.num_kv_shared_layers == config.num_hidden_layers:
             return ["reuse"] * config.num_hidden_layers
-        return checked.fget(config)
+        found: list[str | None] = checked.fget(config)
+        return found
 
     with patch.object(Gemma4TextConfig, "kv_sharing_modes", property(modes)):
         yield

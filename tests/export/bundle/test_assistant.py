@@ -191,8 +191,8 @@ def test_options_that_exclude_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_plan_counts_it(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     model, assistant = save(tmp_path, kind)
     found = []
-    for options in ([], ["--assistant", str(assistant)]):
-        assert main([str(model), "--plan", "--precision", "int8", "--json", *options]) == 0
+    for own in ([], ["--assistant", str(assistant)]):
+        assert main([str(model), "--plan", "--precision", "int8", "--json", *own]) == 0
         found.append(json.loads(capsys.readouterr().out))
     assert found[0]["draft_bytes"] == 0
     options: Any = {"precision": "int8", "gate": "none"}
@@ -212,14 +212,14 @@ def test_an_assistant_beside_another_model_is_refused(dense: Path, tmp_path: Pat
     """Without hidden states, with another cache, with windows, and of another size."""
     model, assistant = dense.parent / "model", dense.parent / "assistant"
     shared = save(tmp_path / "shared")
-    options: Any = {"gate": "none"}
-    for name, source, own, message in (
+    cases: list[tuple[str, Path, dict[str, Any], str]] = [
         ("plain", model, {"precision": "int8", "context": 100}, "does not give"),
         ("fp32", model, {"precision": "fp32", "assistant": assistant}, "a cache of type int8"),
         ("shared", shared[0], {"precision": "int8", "assistant": shared[1]}, "reads keys of"),
-    ):
+    ]
+    for name, source, own, message in cases:
         folder = tmp_path / name / "bundle"
-        export_model(source, folder, **own, **options)
+        export_model(source, folder, gate="none", **own)
         if (folder / DRAFT).exists():
             shutil.rmtree(folder / DRAFT)
         shutil.copytree(dense / DRAFT, folder / DRAFT)

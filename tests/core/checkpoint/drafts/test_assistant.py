@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgelm.checkpoint.drafts.assistant import is_assistant, open_assistant, read_assistant_spec
-from edgelm.checkpoint.source import read_spec
-from edgelm.errors import BadCheckpoint, BadInput
+from edgelm.checkpoint.source import open_checkpoint, read_spec
+from edgelm.errors import BadCheckpoint, BadInput, UnknownName
 from edgelm.spec.assistant import Assistant, read_layers
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import groups, matrix_shape
@@ -120,6 +120,13 @@ def test_a_model_without_layers_of_the_kind(model: Path, spec: DecoderSpec, tmp_
     other = DecoderSpec.from_hf(config | {"vocab_size": 320})
     with pytest.raises(BadInput, match="has a sliding window, and the model has no such layer"):
         open_assistant(source, other)
+
+
+def test_by_itself_it_is_no_model(model: Path, tmp_path: Path) -> None:
+    source = save_assistant(tmp_path, model)
+    for read in (open_checkpoint, read_spec):
+        with pytest.raises(UnknownName, match="it drafts for its model: edge-export MODEL --assis"):
+            read(source)
 
 
 def test_what_is_no_assistant_or_no_model_of_one(
