@@ -149,7 +149,7 @@ ASSISTANT = {
 
 
 def test_an_assistant(cpu: Profile) -> None:
-    """With the sizes of Gemma 4 E2B's, as far as the configuration class gives them."""
+    """Of a model as large as Gemma 4 E2B; its own sizes are made up."""
     model = DecoderSpec.from_hf(GEMMA)
     plain = with_sources(read_assistant(ASSISTANT), model)
     nearest = with_sources(read_assistant(ASSISTANT | {"use_ordered_embeddings": True}), model)
