@@ -6,6 +6,7 @@ import msgspec
 
 from edgelm.cli import format_bytes
 from edgelm.quantize.precision import KvType
+from edgelm.spec.decoder import DecoderSpec
 
 SOURCE = "source"  # the precision of a quantized checkpoint, kept
 Speed = Literal["fast enough", "probably fast enough", "probably too slow", "too slow"]
@@ -59,6 +60,8 @@ class PlanRequest(msgspec.Struct, frozen=True):
     source: SourceWeights | None = None
     draft_head: bool = False
     """With the checkpoint's draft head (edgelm.spec.draft_head)."""
+    assistant: DecoderSpec | None = None
+    """With this assistant (edgelm.spec.assistant), which names the layers that it reads."""
 
     @property
     def kind(self) -> str:
@@ -117,7 +120,7 @@ class Plan(msgspec.Struct, frozen=True):
     embeds: bool = False
     """An embedding model: `prefill_ms` is the time of one text, and nothing is decoded."""
     draft_bytes: int = 0
-    """What a draft head adds: weights, copies of them, cache and workspace."""
+    """What a draft head or assistant adds: weights, copies of them, cache and workspace."""
 
     @property
     def total_bytes(self) -> int:

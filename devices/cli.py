@@ -227,8 +227,14 @@ def _speculation(
     if arguments.draft == HEAD:
         draft: DecoderSpec | None = draft_head_spec(spec)
     else:
-        draft = None if arguments.draft == LOOKUP else _spec(arguments.draft, None)
+        draft = None if arguments.draft == LOOKUP else _draft_spec(arguments.draft, spec)
     return speculation_plan(spec, profile, request, draft, acceptance=arguments.acceptance)
+
+
+def _draft_spec(source: str, model: "DecoderSpec") -> "DecoderSpec":
+    from edgelm.checkpoint.drafts.assistant import is_assistant, read_assistant_spec
+
+    return read_assistant_spec(source, model) if is_assistant(source) else _spec(source, None)
 
 
 def _share(text: str) -> float:

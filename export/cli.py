@@ -11,7 +11,7 @@ import msgspec
 from edgelm.cli import format_bytes, parse_bytes, positive_int, run_command
 from edgelm.errors import BadInput
 from edgelm.export.bundle_commands import list_targets, print_manifest, sign, trust, verify
-from edgelm.export.draft_command import export_draft_model
+from edgelm.export.draft_command import export_draft_model, plan_assistant
 from edgelm.quantize.precision import GROUP_SIZES, KV_BYTES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -128,6 +128,11 @@ def parser() -> argparse.ArgumentParser:
         help="also export the draft head of MODEL (Qwen3.5)",
     )
     add(
+        "--assistant",
+        metavar="DIR",
+        help="also export the assistant of MODEL (Gemma 4), a folder or hub id",
+    )
+    add(
         "--segments",
         type=_segments,
         default="auto",
@@ -239,6 +244,8 @@ def _plan(arguments: argparse.Namespace) -> None:
         draft_head=arguments.draft_head,
     )
     spec = read_spec(arguments.model, revision=arguments.revision)
+    if arguments.assistant is not None:
+        request = plan_assistant(arguments, request, spec)
     profile = target_profile(arguments.target)
     if arguments.adapter or arguments.switchable:
         _check_adapters(arguments, profile)
@@ -268,13 +275,13 @@ def _check_options(
 
 def _check_adapters(arguments: argparse.Namespace, profile: "Profile") -> None:
     from edgelm.export.adapters.options import (
+        check_drafts,
         check_planned,
-        check_without_draft_head,
         chosen_adapters,
     )
 
     merged, switchable = chosen_adapters(arguments.adapter, switchable=arguments.switchable)
-    check_without_draft_head(switchable, draft_head=arguments.draft_head)
+    check_drafts(switchable, draft_head=arguments.draft_head, assistant=arguments.assistant)
     check_planned(merged, switchable, engine=profile.engine(arguments.engine).name)
 
 
@@ -341,6 +348,7 @@ def _export(arguments: argparse.Namespace) -> None:
         adapter=merged,
         switchable_adapters=switchable,
         draft_head=arguments.draft_head,
+        assistant=arguments.assistant,
         progress=_log_line,
         **texts,
     )

@@ -2,11 +2,15 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgelm.cli import format_bytes
 from edgelm.errors import BadInput
 from edgelm.export.bundle_commands import print_manifest
+
+if TYPE_CHECKING:
+    from edgelm.planning import PlanRequest
+    from edgelm.spec.decoder import DecoderSpec
 
 _OF_THE_BUNDLE = "target, engine and context are the bundle's"
 # Options that mean nothing for a draft model, and why.
@@ -22,9 +26,29 @@ _REFUSED = {
     "max_size": "name a --precision, or a smaller model",
     "adapter": "it is exported as it is",
     "switchable": "it is exported as it is",
+    "assistant": "it belongs to the export of its own model",
     "draft_head": "it belongs to the export of its own model",
     "plan": "edge-devices plan MODEL --draft DRAFT predicts the gain",
 }
+
+
+def plan_assistant(
+    arguments: argparse.Namespace, request: "PlanRequest", spec: "DecoderSpec"
+) -> "PlanRequest":
+    """The request to plan with the assistant of `--assistant`, of which no weights are read.
+
+    Raises:
+        BadInput: a draft head beside it, or an assistant of another model.
+        BadCheckpoint: its configuration has a field that is missing or has an invalid value.
+    """
+    import msgspec
+
+    from edgelm.checkpoint.drafts.assistant import read_assistant_spec
+    from edgelm.export.adapters.options import check_drafts
+
+    check_drafts((), draft_head=arguments.draft_head, assistant=arguments.assistant)
+    assistant = read_assistant_spec(arguments.assistant, spec)
+    return msgspec.structs.replace(request, assistant=assistant)
 
 
 def export_draft_model(

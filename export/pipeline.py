@@ -17,16 +17,18 @@ from edgelm.bundle.records.gates import SourceCheck, enforce
 from edgelm.bundle.records.self_test import write_self_test
 from edgelm.checkpoint.adapter.lora import read_lora
 from edgelm.checkpoint.adapter.merge import merged
-from edgelm.checkpoint.draft_head import draft_head as open_draft_head
+from edgelm.checkpoint.drafts.assistant import open_assistant
+from edgelm.checkpoint.drafts.draft_head import draft_head as open_draft_head
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.text_part import DRAFT_HEAD
 from edgelm.cli import parse_bytes
 from edgelm.devices.profile import Profile
 from edgelm.devices.this_machine import target_profile
 from edgelm.export.adapters.gate import check_adapters
-from edgelm.export.adapters.options import check_without_draft_head
+from edgelm.export.adapters.options import check_drafts
 from edgelm.export.adapters.switchable import check_engine, read_switchable
 from edgelm.export.adapters.write import write_adapter
+from edgelm.export.bundle.assistant import write_assistant
 from edgelm.export.bundle.compile_ahead import compile_ahead
 from edgelm.export.bundle.draft import draft_manifest
 from edgelm.export.bundle.draft_head import write_draft_head
@@ -95,6 +97,7 @@ def export_model(
     adapter: str | Path | None = None,
     switchable_adapters: Mapping[str, str | Path] | None = None,
     draft_head: bool = False,
+    assistant: str | Path | None = None,
     progress: Progress = log.info,
 ) -> Manifest:
     """Export a model to a bundle that `edgelm.load` runs.
@@ -135,6 +138,8 @@ def export_model(
             weights, and each request chooses one, or none. For ONNX Runtime on a CPU.
         draft_head: also export the head with which the checkpoint drafts tokens (multi-token
             prediction, as Qwen3.5 has it), into `draft/`. For ONNX Runtime on a CPU.
+        assistant: a folder or hub id of the assistant of a Gemma 4, which drafts tokens from the
+            model's key-value cache; it is exported into `draft/`. For ONNX Runtime on a CPU.
         progress: called with one line at each stage.
 
     Raises:
@@ -167,14 +172,19 @@ def export_model(
     if adapter is not None:
         checkpoint = merged(checkpoint, read_lora(Path(adapter)))
         progress(f"merging the adapter {Path(adapter).name} into {checkpoint.name}")
+    check_drafts(switchable_adapters or (), draft_head=draft_head, assistant=assistant)
     if draft_head:
-        check_without_draft_head(switchable_adapters or (), draft_head=True)
         open_draft_head(checkpoint)  # before anything is computed
+    if assistant is not None:
+        opened = open_assistant(assistant, checkpoint.spec)
+        plan = msgspec.structs.replace(request.plan, assistant=opened.spec)
+        request = replace(request, plan=plan, assistant=opened)
     if left_out := [one for one in checkpoint.left_out if not draft_head or one != DRAFT_HEAD]:
         progress(f"only the text decoder is exported; left out: {', '.join(left_out)}")
         if DRAFT_HEAD in left_out:
             progress(f"{DRAFT_HEAD} drafts tokens: --draft-head exports it, too")
-    check_separate(output, {f"source's {path.name}": path for path in checkpoint.weight_files})
+    read = checkpoint.weight_files + (request.assistant.weight_files if request.assistant else ())
+    check_separate(output, {f"source's {path.name}": path for path in read})
     device = target_profile(target)
     request = _for_source(request, checkpoint, device, requested=precision)
     made_for = Target.from_request(device, checkpoint.spec, request.plan, compute_capabilities)
@@ -217,8 +227,9 @@ def _export(
         written = [write_adapter(folder, one, delivery.weights) for one in request.adapters]
         adapters = check_adapters(folder, delivery, written, request.adapters, gate, progress)
         draft = draft_manifest(source.checkpoint, delivery.target, delivery.graph)
-        if request.plan.draft_head:
-            write_draft_head(folder, source, draft, delivery.assignment, progress)
+        _write_draft(
+            folder, source, draft, delivery.assignment, delivery.weights, request, progress
+        )
         engines = compile_ahead(folder, draft, progress, work=workspace.durable_folder)
     write_sample(folder, gate.sample())
     if delivery.self_test is not None:
@@ -272,12 +283,29 @@ def _export_unmeasured(
         writer, requested, calibration = _prepare(workspace, request, target, reference)
         assignment = keeping_outliers(writer, requested)
         manifest = draft_manifest(source.checkpoint, target, writer.write(assignment, folder))
-        if request.plan.draft_head:
-            write_draft_head(folder, source, manifest, assignment, progress)
+        weights = writer.quantizer.weights
+        _write_draft(folder, source, manifest, assignment, weights, request, progress)
         engines = compile_ahead(folder, manifest, progress, work=workspace.durable_folder)
     manifest = msgspec.structs.replace(manifest, engines=engines, precision=assignment)
     used = calibration.sha256 if calibration else None
     return write_bundle(folder, source, manifest, calibration=used)
+
+
+def _write_draft(
+    folder: Path,
+    source: SourceFiles,
+    manifest: Manifest,
+    assignment: Assignment,
+    weights: Weights,
+    request: ExportRequest,
+    progress: Progress,
+) -> None:
+    """Write the draft head or the assistant, if one is requested."""
+    if request.plan.draft_head:
+        write_draft_head(folder, source, manifest, assignment, progress)
+    if request.assistant is not None:
+        scaling = weights.kv_scaling  # also folded in where a wider cache took the place of int8
+        write_assistant(folder, request.assistant, manifest, assignment, scaling, progress)
 
 
 def _finish(

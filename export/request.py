@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, get_args
 
+from edgelm.checkpoint.source import Checkpoint
 from edgelm.devices.kernels import Kernels
 from edgelm.devices.planner.memory.build_memory import MAX_SEGMENTS
 from edgelm.errors import BadInput, UnknownName
@@ -20,7 +21,10 @@ GateMode = Literal["on", "off", "none"]
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """Options of `edgelm.export`; see there."""
+    """Options of `edgelm.export`; see there.
+
+    `assistant` is opened, for the model that is exported.
+    """
 
     plan: PlanRequest = field(default_factory=PlanRequest)
     exceptions: Mapping[str, str] = field(default_factory=dict)
@@ -31,6 +35,7 @@ class ExportRequest:
     max_size: int | None = None
     segments: int | None = None
     adapters: tuple[SwitchableAdapter, ...] = ()
+    assistant: Checkpoint | None = None
 
     @property
     def adapted(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from edgelm.export.graph.write import GraphFormat
 from edgelm.export.precision.legalize import Assignment, legalize
 from edgelm.planning import Plan, PlanRequest
 from edgelm.quantize.precision import EIGHT_BIT_KV, Bf16, KvType, Nvfp4, WeightPrecision
+from edgelm.spec.assistant import read_layers
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import executed_shape, groups
 from edgelm.spec.tensor_shapes import tensor_shapes
@@ -118,7 +119,8 @@ class Target:
             plan.context,
             opset,
             cuts_windows=cuts_windows(plan.engine, plan.kv),
-            hidden=self.request.draft_head,
+            hidden=self.request.draft_head or self.request.assistant is not None,
+            lent=read_layers(self.request.assistant),
         )
 
     @property

@@ -79,9 +79,10 @@ def load(
     check_threads(threads)
     check_sequences(sequences)
     manifest = read_manifest(folder)
-    if manifest.spec.draft_head:
+    if manifest.spec.draft_head or manifest.spec.assistant is not None:
+        what = "a draft head" if manifest.spec.draft_head else "an assistant"
         raise BadBundle(
-            f"{folder} is a draft head, which generates no text by itself; load the bundle that it "
+            f"{folder} is {what}, which generates no text by itself; load the bundle that it "
             f"is in: {folder.resolve().parent}"
         )
     if manifest.pending and compile_engine:

@@ -25,7 +25,7 @@ from edgelm.runtime.forks import keep_forever, watch_forks
 from edgelm.runtime.generation.slot import Slot
 from edgelm.runtime.saved.prompt_cache import MIN_TOKENS, PromptCache
 from edgelm.runtime.shared_steps import SharedSteps, run_together
-from edgelm.runtime.speculation.head_draft import drafts_for
+from edgelm.runtime.speculation.drafts.drafts_for import drafts_for
 from edgelm.runtime.speculation.speculator import SpeculationState
 from edgelm.runtime.turns import Turns, wait_on
 

@@ -15,9 +15,10 @@ from edgelm.bundle.manifest import FileEntry, GraphContract, Manifest
 from edgelm.bundle.manifest_file import DRAFT, MANIFEST
 from edgelm.bundle.paths import FileState, file_state, inside, open_plain, open_state
 from edgelm.bundle.roles import gives_hidden
-from edgelm.errors import BadBundle
+from edgelm.errors import BadBundle, BadInput
 from edgelm.files.hashing import file_sha256, stream_sha256
 from edgelm.reasons import reason
+from edgelm.spec.assistant import read_layers, with_sources
 
 TOKENIZER = "tokenizer.json"
 SIGNATURE = "signature.json"
@@ -111,6 +112,8 @@ def check_draft(folder: Path, manifest: Manifest, draft: Manifest) -> None:
     _check_listed(folder, draft)
     if draft.spec.draft_head:
         _check_belongs(folder, manifest, draft)
+    if draft.spec.assistant is not None:
+        _check_assistant(folder, manifest, draft)
     for name, entry in draft.files.items():
         if manifest.files.get(f"{DRAFT}/{name}") != entry:
             raise BadBundle(
@@ -131,6 +134,28 @@ def _check_belongs(folder: Path, manifest: Manifest, draft: Manifest) -> None:
         )
 
 
+def _check_assistant(folder: Path, manifest: Manifest, draft: Manifest) -> None:
+    """Raise BadBundle unless an assistant reads what the model's graph gives and holds."""
+    try:
+        sources = with_sources(draft.spec, manifest.spec)
+    except BadInput as error:
+        raise BadBundle(f"{folder}: {error}; export the model again with --assistant") from None
+    layers = zip(manifest.spec.cache_layers, manifest.graph.cache.layers, strict=True)
+    cut = {index for index, layer in layers if layer.rows is not None}
+    wrong = "reads other layers" if sources != draft.spec else ""
+    if manifest.kv != draft.kv:
+        wrong = f"reads a cache of type {draft.kv}, and the model's is {manifest.kv}"
+    elif not gives_hidden(manifest.graph):
+        wrong = "needs hidden states, which the model does not give"
+    elif cut.intersection(read_layers(draft.spec)):
+        wrong = "reads layers of which the model keeps a window only"
+    if wrong:
+        raise BadBundle(
+            f"{folder} is an assistant that does not belong to the model in {folder.parent}: it "
+            f"{wrong}; export the model again with --assistant"
+        )
+
+
 def file_states(folder: Path, manifest: Manifest) -> States:
     """The states of all files that the manifest lists, and of the manifest."""
     return {name: file_state(folder / name) for name in (MANIFEST, *manifest.files)}
@@ -138,7 +163,8 @@ def file_states(folder: Path, manifest: Manifest) -> States:
 
 def _check_listed(folder: Path, manifest: Manifest) -> None:
     graph = manifest.graph
-    texts = () if manifest.spec.draft_head else (TOKENIZER,)
+    alone = not manifest.spec.draft_head and manifest.spec.assistant is None
+    texts = (TOKENIZER,) if alone else ()
     for name in (*graph.files, *texts, *engine_files(manifest)):
         _check_has_entry(manifest, name)
     for name in _OPTIONAL:

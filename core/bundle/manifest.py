@@ -142,6 +142,11 @@ class GraphContract(msgspec.Struct, frozen=True):
     between the two. It has embedded and hidden as inputs, both [1, T, hidden_size], and one
     output, hidden [1, P, hidden_size], which is what `selected` is.
 
+    The graph of an assistant (`spec.assistant`) also has embedded and hidden as inputs, and logits
+    and hidden [1, P, model_size] as outputs. It takes one token, and past_length is that token's
+    position. It has no cache, but reads keys and values [1, heads, rows, head_dim] of its model by
+    the roles past.LAYER.key and past.LAYER.value, where last_position is that of the last row.
+
     Where the first size of `tokens` is "B", a run takes B sequences: that is then also the first
     size of positions, past_length, last_position, logits and the cache, and total_length is that of
     the longest sequence. The ort and the standard dialect have such graphs. A run of several

@@ -119,10 +119,11 @@ def _check_hidden(manifest: Manifest) -> None:
     """A draft head and its model, which gives it hidden states, run on one engine."""
     if manifest.engine.name == "onnxruntime":
         return
-    if manifest.spec.draft_head or gives_hidden(manifest.graph):
+    spec = manifest.spec
+    if spec.draft_head or spec.assistant is not None or gives_hidden(manifest.graph):
         raise ValueError(
             f"engine.name is {manifest.engine.name!r}, expected 'onnxruntime': the graph is that "
-            "of a draft head, or of a model that gives hidden states to one"
+            "of a draft head or an assistant, or of a model that gives hidden states to one"
         )
 
 

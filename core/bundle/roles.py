@@ -76,6 +76,8 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
         outputs = {HIDDEN: Role("float32", (1, "P", spec.hidden_size))}
         if graph.segments:
             raise ValueError("spec.draft_head is true; expected no graph.segments")
+    elif spec.assistant is not None:
+        _check_assistant(graph, spec, inputs, outputs)
     elif gives_hidden(graph):
         outputs[HIDDEN] = hidden
         _check_cut(graph)
@@ -89,6 +91,27 @@ def check_roles(graph: GraphContract, spec: DecoderSpec) -> None:
         raise ValueError("graph.inputs has a batch axis; expected no graph.cache.states")
     if rows == "B" and graph.dialect == "ort" and graph.cache.capacity is not None:
         raise ValueError("graph.inputs has a batch axis; expected a cache that grows")
+
+
+def _check_assistant(
+    graph: GraphContract, spec: DecoderSpec, inputs: dict[str, Role], outputs: dict[str, Role]
+) -> None:
+    """Add the roles of an assistant's graph; raise ValueError where it is cut."""
+    assert spec.assistant is not None
+    width = spec.assistant.model_size
+    inputs |= dict.fromkeys((EMBEDDED, HIDDEN), Role("float32", (1, "T", width)))
+    outputs[HIDDEN] = Role("float32", (1, "P", width))
+    dtype = {"fp32": "float32"}.get(graph.cache.dtype, graph.cache.dtype)
+    for layer in spec.layers:
+        heads = spec.heads(layer)
+        for kind in ("key", "value"):
+            role = Role(dtype, (1, heads.keys, "capacity", heads.dim))
+            inputs[f"past.{layer.shares_kv_of}.{kind}"] = role
+    if graph.segments or any(layer.shares_kv_of is None for layer in spec.layers):
+        raise ValueError(
+            "spec.assistant is given; expected layers that read a layer of the model "
+            "(shares_kv_of), and no graph.segments"
+        )
 
 
 def _check_cut(graph: GraphContract) -> None:

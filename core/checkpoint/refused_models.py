@@ -15,6 +15,7 @@ REFUSED = {
         ),
         _MAMBA,
     ),
+    "gemma4_assistant": "it drafts for its model: edge-export MODEL --assistant DIR",
     "gpt2": "its positions are rows of a table, not rotations",
     **dict.fromkeys(("deepseek_v2", "deepseek_v3"), _LATENT),
     "llama4": "its experts scale their inputs, and its layers attend in chunks",

@@ -74,7 +74,7 @@ class Checkpoint:
     modules of a multimodal model that are not part of its text decoder; `packed` are the matrices
     that are quantized already; `adapter` is the name of the adapter that is merged; `embedding` is
     how an embedding model makes vectors; `draft_head` are the tensors of a head that drafts tokens,
-    by their names in it (edgelm.checkpoint.draft_head).
+    by their names in it (edgelm.checkpoint.drafts.draft_head).
     """
 
     name: str
@@ -223,6 +223,22 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         f"no such file or folder: {path}; expected a Hugging Face folder, a .gguf file or a hub "
         "id such as HuggingFaceTB/SmolLM2-135M-Instruct"
     )
+
+
+def source_folder(source: str | Path, *, files: list[str] = _HUB_FILES) -> tuple[Path, str | None]:
+    """A local folder, or that of a hub id's files and its commit.
+
+    Raises:
+        BadInput: there is no such folder, and it cannot be fetched from the hub.
+    """
+    path = Path(source)
+    with _readable(path):
+        if path.is_dir():
+            return path, None
+        if not path.exists() and _looks_like_hub_id(str(source)):
+            folder = fetch(str(source), None, files)
+            return folder, folder.name
+    raise BadInput(f"no such folder: {path}; expected a Hugging Face folder or a hub id")
 
 
 def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec:

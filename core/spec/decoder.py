@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgelm.spec.assistant import Assistant
 from edgelm.spec.families.family import NormPlacement, QKNorm
 from edgelm.spec.layers.altup import AltUp
 from edgelm.spec.layers.experts import MixtureOfExperts
@@ -98,6 +99,8 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     has_head: bool = True  # False: an embedding model; `tie_word_embeddings` is true then
     draft_head: bool = False
     """Drafts tokens for a model: a layer behind its last one (edgelm.spec.draft_head)."""
+    assistant: Assistant | None = None
+    """Drafts tokens for a model, with its keys and values (edgelm.spec.assistant)."""
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "DecoderSpec":
@@ -324,11 +327,18 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """
         if self.draft_head:
             return 0
-        return 1 if self.tie_word_embeddings else 2
+        return 1 if self.tie_word_embeddings or self.assistant else 2
+
+    @property
+    def looks_up_head(self) -> bool:
+        """Whether rows of the head are looked up, and only these multiplied (an assistant's)."""
+        return self.assistant is not None and self.assistant.centroids > 0
 
     @property
     def head_parameters(self) -> int:
         """Parameters that a token whose logits are computed is multiplied with."""
+        if self.assistant is not None and self.looks_up_head:
+            return self.embedding_parameters * self.assistant.active // self.assistant.centroids
         return self.embedding_parameters if self.has_head else 0
 
     @property

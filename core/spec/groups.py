@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.tensor_names import stored_name
 from edgelm.spec.tensor_shapes import (
+    ASSISTANT_INPUT_WEIGHT,
+    ASSISTANT_OUTPUT_WEIGHT,
     EMBEDDING_WEIGHT,
     FUSION_WEIGHT,
     HEAD_WEIGHT,
@@ -21,6 +23,7 @@ EMBEDDING = "embedding"
 PER_LAYER_EMBEDDING = "per_layer_embedding"
 PER_LAYER_MODEL = "per_layer_model"
 FUSION = "fusion"
+ASSISTANT_INPUT, ASSISTANT_OUTPUT = "assistant.input", "assistant.output"
 TABLES = (EMBEDDING, PER_LAYER_EMBEDDING)
 """Groups of which each token reads a row, and that nothing is multiplied with."""
 
@@ -34,6 +37,8 @@ def groups(spec: DecoderSpec) -> list[str]:
     ]
     if spec.draft_head:
         return [FUSION, *layers]
+    if spec.assistant is not None:
+        return [ASSISTANT_INPUT, *layers, ASSISTANT_OUTPUT, HEAD]
     head = [HEAD] if spec.has_head else []
     tables = [] if spec.tie_word_embeddings and head else [EMBEDDING]
     if spec.per_layer_inputs is not None:
@@ -103,6 +108,8 @@ _PER_LAYER = {
 }
 _OUTSIDE = {
     FUSION: FUSION_WEIGHT,
+    ASSISTANT_INPUT: ASSISTANT_INPUT_WEIGHT,
+    ASSISTANT_OUTPUT: ASSISTANT_OUTPUT_WEIGHT,
     HEAD: HEAD_WEIGHT,
     PER_LAYER_EMBEDDING: PER_LAYER_EMBEDDING_WEIGHT,
     PER_LAYER_MODEL: PER_LAYER_MODEL_WEIGHT,

@@ -19,6 +19,9 @@ def shared_matrices(spec: DecoderSpec) -> list[Matrix]:
     streams = [(hidden, hidden)] * 2 * (spec.altup.streams - 1) if spec.altup else []
     inputs = [(spec.per_layer_width, hidden)] if spec.per_layer_inputs else []
     fusion = [(hidden, 2 * hidden)] if spec.draft_head else []
+    if spec.assistant is not None:
+        size = spec.assistant.model_size
+        fusion = [(hidden, 2 * size), (size, hidden)]
     return [*fusion, *inputs, *streams]
 
 

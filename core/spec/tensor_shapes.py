@@ -2,6 +2,7 @@
 
 import msgspec
 
+from edgelm.spec.assistant import Assistant
 from edgelm.spec.decoder import DecoderSpec, LayerSpec
 from edgelm.spec.families.table import FAMILIES
 from edgelm.spec.layers.experts import DOWN, GATE_UP, MixtureOfExperts
@@ -16,6 +17,10 @@ QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 PER_LAYER_MODEL_WEIGHT = "model.per_layer_model_projection.weight"
 FUSION_WEIGHT = "model.fc.weight"
 FUSION_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
+ASSISTANT_INPUT_WEIGHT = "pre_projection.weight"
+ASSISTANT_OUTPUT_WEIGHT = "post_projection.weight"
+CENTROIDS = "masked_embedding.centroids.weight"
+TOKEN_ORDER = "masked_embedding.token_ordering"
 
 
 def tensor_shapes(spec: DecoderSpec) -> Shapes:
@@ -25,6 +30,8 @@ def tensor_shapes(spec: DecoderSpec) -> Shapes:
     if spec.draft_head:
         shapes[FUSION_WEIGHT] = (hidden, 2 * hidden)
         shapes |= {f"model.{name}.weight": (hidden,) for name in FUSION_NORMS}
+    elif spec.assistant is not None:
+        shapes |= _assistant_shapes(spec, spec.assistant)
     else:
         shapes |= _table_shapes(spec)
     if (inputs := spec.per_layer_inputs) is not None:
@@ -49,6 +56,20 @@ def _table_shapes(spec: DecoderSpec) -> Shapes:
         shapes[HEAD_WEIGHT] = (spec.vocab_size, spec.hidden_size)
     if spec.head_bias and spec.has_head:
         shapes[HEAD_BIAS] = (spec.vocab_size,)
+    return shapes
+
+
+def _assistant_shapes(spec: DecoderSpec, own: Assistant) -> Shapes:
+    """What is around an assistant's layers; its model's embedding is not its own."""
+    table = EMBEDDING_WEIGHT if spec.tie_word_embeddings else HEAD_WEIGHT
+    shapes: Shapes = {
+        ASSISTANT_INPUT_WEIGHT: (spec.hidden_size, 2 * own.model_size),
+        ASSISTANT_OUTPUT_WEIGHT: (own.model_size, spec.hidden_size),
+        table: (spec.vocab_size, spec.hidden_size),
+    }
+    if own.centroids:
+        shapes[CENTROIDS] = (own.centroids, spec.hidden_size)
+        shapes[TOKEN_ORDER] = (spec.vocab_size,)
     return shapes
 
 

@@ -36,9 +36,10 @@ def layer_vectors(spec: DecoderSpec, layer: LayerSpec) -> int:
 
 
 def shared_vectors(spec: DecoderSpec) -> int:
-    """Those outside the layers: of the last norm, of the norm of per-layer inputs, of the head."""
+    """Those outside the layers: of norms there, of the head, and an assistant's centroids."""
     inputs = spec.per_layer_inputs
     norms = spec.hidden_size * (1 + spec.norms_have_bias) + (inputs.size if inputs else 0)
     norms += 2 * spec.hidden_size * spec.draft_head
     bias = spec.head_bias and spec.has_head and not spec.draft_head
-    return norms + spec.vocab_size * bias
+    centroids = spec.assistant.centroids * spec.hidden_size if spec.assistant else 0
+    return norms + centroids + spec.vocab_size * bias

@@ -29,6 +29,7 @@ from edgelm.devices.profile_tables import Engine, PowerMode
 from edgelm.errors import BadInput
 from edgelm.planning import Estimate, Plan, PlanRequest
 from edgelm.quantize.precision import KV_BYTES, KvType
+from edgelm.spec.assistant import read_layers
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.draft_head import HEAD_CACHE, draft_head_spec
 
@@ -141,19 +142,49 @@ def head_plan(head: DecoderSpec, profile: Profile, request: PlanRequest, context
         BadInput: another engine than ONNX Runtime on a CPU.
     """
     engine = profile.engine(request.engine)
-    if engine.name != "onnxruntime":
-        raise BadInput(
-            f"draft heads run on ONNX Runtime's CPU, not on {engine.name}: plan and export without "
-            "the draft head (leave out --draft-head); prompt lookup needs no draft"
-        )
+    _check_engine(engine, "draft heads", "the draft head (leave out --draft-head)")
     own = msgspec.structs.replace(request, draft_head=False, kv=HEAD_CACHE, context=context)
     return estimate(head, profile, own)
+
+
+def assistant_plan(
+    assistant: DecoderSpec, profile: Profile, request: PlanRequest, context: int
+) -> Plan:
+    """The same of an assistant, which reads its model's cache, of the model's type.
+
+    Raises:
+        BadInput: as `head_plan`.
+    """
+    engine = profile.engine(request.engine)
+    _check_engine(engine, "assistants", "--assistant")
+    unquantized = request.kind in ("fp32", "fp16", "bf16")
+    own = msgspec.structs.replace(
+        request,
+        assistant=None,
+        source=None,
+        precision=request.kind if unquantized else "int8",
+        group_size=None,
+        symmetric=None,
+        context=context,
+    )
+    return estimate(assistant, profile, own)
+
+
+def _check_engine(engine: Engine, what: str, option: str) -> None:
+    if engine.name != "onnxruntime":
+        raise BadInput(
+            f"{what} run on ONNX Runtime's CPU, not on {engine.name}: plan and export without "
+            f"{option}; prompt lookup needs no draft"
+        )
 
 
 def _draft_bytes(
     spec: DecoderSpec, profile: Profile, request: PlanRequest, context: int, workspace: int
 ) -> int:
-    """What the draft head adds to memory, if it is requested; it shares its model's workspace."""
+    """What a draft head or assistant adds to memory; it shares its model's workspace."""
+    if request.assistant is not None:
+        drafting = assistant_plan(request.assistant, profile, request, context)
+        return added_bytes(request.assistant, drafting, workspace)
     if not request.draft_head:
         return 0
     head = draft_head_spec(spec)
@@ -166,7 +197,7 @@ def added_bytes(draft: DecoderSpec, plan: Plan, workspace: int) -> int:
     Both have one tokenizer, and they run one after the other.
 
     Args:
-        draft: a draft model or draft head.
+        draft: a draft model, draft head or assistant.
         plan: its plan.
         workspace: what its model has, in bytes.
     """
@@ -219,9 +250,10 @@ def _sizes(
     context: int,
 ) -> _Sizes:
     batch = request.batch
-    cut = window_rows(spec, context) if cuts_windows(engine.name, kv) else {}
+    lent = read_layers(request.assistant)
+    cut = window_rows(spec, context, lent) if cuts_windows(engine.name, kv) else {}
     cache = cache_bytes(spec, kv, context, cut) + sequence_state_bytes(spec, engine.name)
-    chunk = profile.prefill_chunk
+    chunk = 1 if spec.assistant else profile.prefill_chunk
     workspace = workspace_bytes(spec, kv=kv, context=context, chunk=chunk, engine=engine.name)
     runtime = int(engine.runtime_bytes.value) + host_bytes(spec, engine.name)
     if not packs(engine.name):

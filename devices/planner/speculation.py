@@ -8,7 +8,7 @@ token. How many are accepted depends on text and draft: `edge-bench --speculatio
 
 import msgspec
 
-from edgelm.devices.planner.estimate import added_bytes, estimate, head_plan
+from edgelm.devices.planner.estimate import added_bytes, assistant_plan, estimate, head_plan
 from edgelm.devices.profile import Profile
 from edgelm.errors import BadInput
 from edgelm.planning import Plan, PlanRequest
@@ -86,7 +86,8 @@ def speculation_plan(
         spec: the model.
         profile: the device.
         request: precision, cache and so on of both models; one sequence.
-        draft: the draft model or draft head; None for prompt lookup, whose drafts cost nothing.
+        draft: the draft model, draft head or assistant; None for prompt lookup, whose drafts cost
+            nothing.
         acceptance: share of drafted tokens that are accepted; None: three shares.
 
     Raises:
@@ -108,6 +109,9 @@ def speculation_plan(
         drafting = _draft_plan(draft, profile, request, alone.context)
         each = drafting.decode_ms.value / single
         added = added_bytes(draft, drafting, alone.workspace_bytes)
+        if draft.assistant is not None:  # the layers that it reads hold all tokens
+            both = estimate(spec, profile, msgspec.structs.replace(request, assistant=draft))
+            added = both.total_bytes - alone.total_bytes
     shares = DEFAULT_ACCEPTANCE if acceptance is None else (acceptance,)
     return SpeculationPlan(
         draft=LOOKUP if draft is None else _kind(draft),
@@ -126,12 +130,16 @@ def _batch(spec: DecoderSpec, profile: Profile, request: PlanRequest, size: int)
 
 
 def _kind(draft: DecoderSpec) -> str:
+    if draft.assistant is not None:
+        return "the assistant"
     return "the draft head" if draft.draft_head else "a draft model"
 
 
 def _draft_plan(draft: DecoderSpec, profile: Profile, request: PlanRequest, context: int) -> Plan:
     if draft.draft_head:
         return head_plan(draft, profile, request, context)
+    if draft.assistant is not None:
+        return assistant_plan(draft, profile, request, context)
     context = min(context, draft.max_position_embeddings)
     return estimate(draft, profile, msgspec.structs.replace(request, context=context))
 

@@ -34,11 +34,21 @@ def chosen_adapters(
     return None, dict(pairs)
 
 
-def check_without_draft_head(switchable: Collection[str], *, draft_head: bool) -> None:
-    """Raise BadInput for a draft head beside adapters that requests choose from."""
-    if draft_head and switchable:
+def check_drafts(
+    switchable: Collection[str], *, draft_head: bool, assistant: str | Path | None
+) -> None:
+    """Raise BadInput for a draft head and an assistant, or one with adapters to choose from."""
+    if draft_head and assistant is not None:
         raise BadInput(
-            "a draft head and switchable adapters exclude each other: leave out --draft-head, or "
+            "a bundle has one draft: leave out --draft-head (heads of Qwen3.5) or --assistant "
+            "(those of Gemma 4)"
+        )
+    if switchable and (draft_head or assistant is not None):
+        what, option = (
+            ("a draft head", "--draft-head") if draft_head else ("an assistant", "--assistant")
+        )
+        raise BadInput(
+            f"{what} and switchable adapters exclude each other: leave out {option}, or "
             "merge one adapter (without --switchable)"
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edgelm.bundle import DRAFT, Manifest, hash_files, write_manifest
-from edgelm.checkpoint.draft_head import draft_head
+from edgelm.checkpoint.drafts.draft_head import draft_head
 from edgelm.checkpoint.source import Checkpoint
 from edgelm.export.bundle.lineage import lineage_of
 from edgelm.export.graph.write import GraphFormat, write_graph

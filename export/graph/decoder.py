@@ -10,12 +10,21 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from edgelm.export.graph.dialects.dialect import Dialect
-from edgelm.export.graph.hidden_states import HiddenStates
+from edgelm.export.graph.dialects.ort import OrtDialect
+from edgelm.export.graph.drafts.assistant import centroid_logits
+from edgelm.export.graph.drafts.hidden_states import HiddenStates
 from edgelm.export.graph.residual.altup import Streams
 from edgelm.export.graph.residual.per_layer_inputs import join_inputs, layer_part
 from edgelm.export.quantize.weights import Weights
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import FUSION, HEAD, PER_LAYER_MODEL, mixer_output
+from edgelm.spec.groups import (
+    ASSISTANT_INPUT,
+    ASSISTANT_OUTPUT,
+    FUSION,
+    HEAD,
+    PER_LAYER_MODEL,
+    mixer_output,
+)
 from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.layers.mixers import GatedDelta, Mamba2, NoMixer, ShortConv
 from edgelm.spec.tensor_shapes import FUSION_NORMS
@@ -68,9 +77,13 @@ def build_decoder(
 ) -> None:
     """Write the whole decoder through a dialect.
 
-    `hidden_states` are given for a draft head, and for a decoder that has one: of each token.
+    `hidden_states` are given for a draft head or assistant, and for a decoder that has one: of each
+    token.
     """
     spec = weights.checkpoint.spec
+    if hidden_states is not None and spec.assistant is not None:
+        build_assistant(_Decoder(dialect, spec, weights), hidden_states)
+        return
     if hidden_states is not None and spec.draft_head:
         build_head(_Decoder(dialect, spec, weights), hidden_states)
         return
@@ -100,6 +113,20 @@ def build_head(decoder: _Decoder, hidden_states: HiddenStates) -> None:
     fused = decoder.linear(hidden_states.concatenate(token, hidden), FUSION)
     normed, _ = decoder.sum_and_norm(single_stream(decoder, fused), "norm")
     hidden_states.give(normed)
+
+
+def build_assistant(decoder: _Decoder, hidden_states: HiddenStates) -> None:
+    """Write an assistant, of a row of the embedding, a hidden state and its model's cache."""
+    dialect, own = decoder.dialect, decoder.spec.assistant
+    given = hidden_states.concatenate(*hidden_states.read())
+    hidden = single_stream(decoder, decoder.linear(given, ASSISTANT_INPUT))
+    normed, _ = decoder.sum_and_norm(hidden, "norm")
+    hidden_states.give(decoder.linear(normed, ASSISTANT_OUTPUT))
+    if own is not None and own.centroids:
+        assert isinstance(dialect, OrtDialect), "assistants are for ONNX Runtime"
+        dialect.finish(centroid_logits(dialect, decoder.weights, normed))
+    else:
+        dialect.finish(decoder.linear(normed, HEAD))
 
 
 def single_stream(decoder: _Decoder, hidden: Value) -> _Residual:

@@ -11,8 +11,8 @@ from edgelm.export.graph.decoder import build_decoder
 from edgelm.export.graph.dialects.decomposed import DecomposedDialect
 from edgelm.export.graph.dialects.ort import OrtDialect
 from edgelm.export.graph.dialects.standard import StandardDialect
+from edgelm.export.graph.drafts.hidden_states import HiddenStates
 from edgelm.export.graph.dtypes import Activations
-from edgelm.export.graph.hidden_states import HiddenStates
 from edgelm.export.graph.segments import Segments
 from edgelm.export.graph.zeros import ZeroQuantizer, ZeroWeights
 from edgelm.export.quantize.quantizer import Quantizer
@@ -42,7 +42,9 @@ class GraphFormat:
     cuts_windows: whether windowed layers hold a window only where that saves memory.
     batch: whether runs take several sequences; in the `ort` dialect with fp32 activations they do
         wherever they can.
-    hidden: whether hidden states are outputs, too, for a draft head; in the `ort` dialect alone.
+    hidden: whether hidden states are outputs, too, for a draft head or an assistant; in the `ort`
+        dialect alone.
+    lent: layers whose keys and values an assistant reads, which therefore hold all tokens.
     """
 
     dialect: str
@@ -56,6 +58,7 @@ class GraphFormat:
     cuts_windows: bool = False
     batch: bool = False
     hidden: bool = False
+    lent: tuple[int, ...] = ()
 
 
 class WrittenGraph(NamedTuple):
@@ -91,7 +94,8 @@ def write_graph(
     finally:
         writer.graph.close()
     if hidden is not None:
-        contract = hidden.described(contract)
+        assert isinstance(writer, OrtDialect), "other dialects have no hidden states"
+        contract = hidden.described(contract, writer.cache.borrowed)
     return WrittenGraph(contract, writer.graph.weight_bytes)
 
 
@@ -108,7 +112,7 @@ def data_bytes(
 def _build(writer: _Writer, quantizer: Quantizer, form: GraphFormat) -> HiddenStates | None:
     spec = quantizer.weights.checkpoint.spec
     hidden = None
-    if form.hidden or spec.draft_head:
+    if form.hidden or spec.draft_head or spec.assistant is not None:
         assert form.dialect == "ort", f"the {form.dialect} dialect has no hidden states"
         assert form.activations == "fp32", "hidden states pass in fp32"
         hidden = HiddenStates(writer.graph, spec)
@@ -135,7 +139,7 @@ def _writer(
             context=form.context,
             activations=activations,
             adapted=form.adapted,
-            window_rows=window_rows(spec, form.context) if form.cuts_windows else None,
+            window_rows=window_rows(spec, form.context, form.lent) if form.cuts_windows else None,
             batch=form.batch,
             single=form.hidden,
         )

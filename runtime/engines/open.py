@@ -37,17 +37,24 @@ def open_session(
 def open_draft(
     folder: Path, draft: Manifest, model: Session, *, capacity: int, threads: int | None = None
 ) -> Session:
-    """Open the draft of a bundle: a model of its own, or a head over a session of the model.
+    """Open the draft of a bundle: a model of its own, or what runs over a session of the model.
 
     Raises:
         MissingPackage, BadBundle, BadInput: as `open_session`.
     """
-    if not draft.spec.draft_head:
+    if not draft.spec.draft_head and draft.spec.assistant is None:
         return open_session(folder, draft, capacity=capacity, threads=threads)
+    from edgelm.runtime.engines.onnxruntime.host.assistant_engine import AssistantEngine
     from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 
     engine = model.engine if isinstance(model, EngineSession) else None
-    assert isinstance(engine, OrtEngine), "manifests of draft heads are for no other engine"
+    assert isinstance(engine, OrtEngine), "manifests of such drafts are for no other engine"
+    if draft.spec.assistant is not None:
+        sessions, graph = engine.loaded
+        assistant = AssistantEngine.load(
+            folder, draft.graph, sessions[0], graph, capacity=capacity, threads=threads
+        )
+        return EngineSession(assistant)
     head = engine.draft_head(folder, draft.graph, capacity=capacity, threads=threads)
     return EngineSession(head)
 

@@ -42,6 +42,12 @@ class RecurrentState(Protocol):
     def covers(self, tokens: int, length: int) -> bool:
         """Whether the state after `tokens` tokens is also that of the first `length` of them."""
 
+    def together(self, length: int, most: int) -> int:
+        """How many tokens, up to `most`, a run behind `length` others may take as if one by one.
+
+        Each is then computed over the same rows in the same order.
+        """
+
 
 class HostState:
     """State in host memory: a graph reads `past` and writes `present`, then `advance` is called.
@@ -87,6 +93,9 @@ class HostState:
 
     def covers(self, tokens: int, length: int) -> bool:
         return tokens == length
+
+    def together(self, length: int, most: int) -> int:
+        return most
 
 
 def _zeros(tensors: tuple[StateTensor, ...]) -> Arrays:

@@ -41,6 +41,21 @@ class WindowLayout:
             first_held(tokens, *size) == first_held(length, *size) for size in self._kinds
         )
 
+    def together(self, length: int, most: int) -> int:
+        """How many tokens, up to `most`, may follow `length` others in one run: see RecurrentState.
+
+        Where rows are dropped for a later token, those before it read moved rows, whose sums are
+        rounded otherwise.
+        """
+        return next(
+            (count - 1 for count in range(2, most + 1) if not self._alike(length, count)), most
+        )
+
+    def _alike(self, length: int, count: int) -> bool:
+        """Whether the first and the last of `count` further tokens find the same rows."""
+        ends = (length + 1, length + count)
+        return all(len({first_held(end, *size) for end in ends}) == 1 for size in self._kinds)
+
 
 class JointState:
     """Several states of one sequence as one: their tensors one after the other."""
@@ -67,6 +82,9 @@ class JointState:
 
     def covers(self, tokens: int, length: int) -> bool:
         return all(part.covers(tokens, length) for part in self.parts)
+
+    def together(self, length: int, most: int) -> int:
+        return min(part.together(length, most) for part in self.parts)
 
 
 def check_held(arrays: Arrays, held: Sequence[int], length: int) -> None:

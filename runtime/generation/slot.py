@@ -3,7 +3,7 @@
 import weakref
 
 from edgelm.runtime.engines.session import Session
-from edgelm.runtime.speculation.draft_model import Draft
+from edgelm.runtime.speculation.drafts.draft_model import Draft
 
 _IDLE_SECONDS = 0.5  # after which a sequence that nobody continues is given to a waiting request
 

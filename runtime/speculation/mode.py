@@ -11,7 +11,7 @@ def check_mode(value: object, *, has_draft: bool) -> SpeculationMode:
 
     Args:
         value: what the caller gave.
-        has_draft: whether the bundle has a draft model or draft head.
+        has_draft: whether the bundle has a draft model, draft head or assistant.
 
     Raises:
         BadInput: another value, or `draft` without a draft model.
@@ -22,7 +22,8 @@ def check_mode(value: object, *, has_draft: bool) -> SpeculationMode:
                 raise BadInput(
                     "speculation is 'draft', but this bundle has no draft model, or was loaded "
                     "without it; make one with edge-export DRAFT --draft-for BUNDLE, export a "
-                    "Qwen3.5 with its --draft-head, or choose 'lookup'"
+                    "Qwen3.5 with its --draft-head or a Gemma 4 with its --assistant, or choose "
+                    "'lookup'"
                 )
             return mode
     raise BadInput(f"speculation is {value!r}, expected one of {', '.join(SPECULATION_MODES)}")

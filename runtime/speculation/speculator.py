@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
 from edgelm.runtime.speculation.costs import StepCosts
-from edgelm.runtime.speculation.draft_model import Draft
+from edgelm.runtime.speculation.drafts.draft_model import Draft
 from edgelm.runtime.speculation.exactness import Exactness
 from edgelm.runtime.speculation.lookup import PromptLookup
 from edgelm.runtime.speculation.trials import DraftTrials

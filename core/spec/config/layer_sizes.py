@@ -31,7 +31,7 @@ def layer_heads(fields: Fields, family: Family, windows: list[int | None]) -> li
     if not family.global_heads:
         return [{} for _ in windows]
     if "per_layer_config" in fields:
-        listed = fields.nested("per_layer_config")
+        listed = _by_layer(fields, fields.nested("per_layer_config"))
         return [_listed(fields, listed, index) for index in range(len(windows))]
     heads = None
     if fields.flag("attention_k_eq_v"):
@@ -50,9 +50,24 @@ def listed_heads(layers: tuple[LayerSpec, ...]) -> dict[str, dict[str, int]]:
     return {index: sizes for index, sizes in found.items() if sizes}
 
 
-def _listed(fields: Fields, listed: dict[str, Any], index: int) -> Sizes:
+def _by_layer(fields: Fields, listed: dict[str, Any]) -> dict[int, Any]:
+    """The objects by the layer; of ten layers and more, transformers pads their names with zeros.
+
+    Raises:
+        BadCheckpoint: a name that is not a number.
+    """
+    for name in listed:
+        if not (name.isascii() and name.isdigit()):
+            raise BadCheckpoint(
+                f"{fields.where}: per_layer_config has the name {shown(name)}, expected the number "
+                "of a layer"
+            )
+    return {int(name): own for name, own in listed.items()}
+
+
+def _listed(fields: Fields, listed: dict[int, Any], index: int) -> Sizes:
     where = f"{fields.where}: per_layer_config[{index}]"
-    own = listed.get(str(index), {})
+    own = listed.get(index, {})
     if not isinstance(own, dict) or not own.keys() <= set(_SIZES):
         raise BadCheckpoint(
             f"{where} is {shown(own)}, expected an object of {' and '.join(_SIZES)}: other fields "

@@ -10,6 +10,7 @@ from edgelm.devices.profile import load_profile
 from edgelm.devices.profile_tables import Engine
 from edgelm.errors import UnknownName
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType
+from edgelm.spec.assistant import STATES
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.draft_head import hidden_rows
 from edgelm.spec.groups import HEAD
@@ -66,11 +67,13 @@ def sequence_state_bytes(spec: DecoderSpec, engine: str) -> int:
     """What a session holds of one sequence's layers without attention, however long it is.
 
     The state that a run reads, the one that it writes, and snapshots to return to. ONNX Runtime's
-    operators write the state in place. With a draft head, its model holds hidden states for it, in
-    memory for twice as many.
+    operators write the state in place. With a draft head or an assistant, its model holds hidden
+    states for it, in memory for twice as many.
     """
     states = 1 if engine == "onnxruntime" else 2
     hidden = 8 * hidden_rows(spec.hidden_size) * spec.hidden_size if spec.draft_head else 0
+    if spec.assistant is not None:
+        hidden = 8 * STATES * spec.assistant.model_size
     return (states + SNAPSHOTS) * spec.state_bytes(4) + hidden
 
 
@@ -107,7 +110,7 @@ def _running_bytes(manifest: Manifest, context: int, sequences: int) -> tuple[in
     chunk = manifest.limits.prefill_chunk
     workspace = workspace_bytes(spec, kv=kv, context=context, chunk=chunk, engine=name)
     head = manifest.precision.get(HEAD)
-    if packs(name) and head is not None and not spec.draft_head:
+    if packs(name) and head is not None and not spec.draft_head and not spec.looks_up_head:
         mapped = int(spec.embedding_parameters * head.bits_per_weight / 8)
         workspace = max(workspace, mapped - cache)
     return cache, workspace

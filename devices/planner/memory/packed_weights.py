@@ -11,7 +11,7 @@ from edgelm.devices.kernels import kernels_of
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import Int4, Int8, WeightPrecision
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import TABLES, executed_shape, experts_in, groups
+from edgelm.spec.groups import HEAD, TABLES, executed_shape, experts_in, groups
 from edgelm.spec.tensor_shapes import tensor_shapes
 
 _BLOCK_BYTES = 12  # two scales and a sum
@@ -41,7 +41,7 @@ def packing_bytes(manifest: Manifest) -> int:
     shapes = tensor_shapes(spec)
     for group in groups(spec):
         precision = manifest.precision.get(group)
-        if precision is None or group in TABLES:
+        if precision is None or group in TABLES or (group == HEAD and spec.looks_up_head):
             continue
         rows, columns = executed_shape(spec, group, shapes)
         mapped = 0.0 if experts_in(spec, group) else precision.bits_per_weight
@@ -56,7 +56,8 @@ def planned_packing_bytes(
     linear = linear_bits * (_ratio(request, engine, None, linear_bits) - 1)
     head = head_bits * (_ratio(request, engine, spec.hidden_size, head_bits) - 1)
     experts = sum(3 * one.experts * one.size for one in spec.mixtures) * spec.hidden_size
-    total = spec.linear_parameters * linear + spec.embedding_parameters * head
+    total = spec.linear_parameters * linear
+    total += 0 if spec.looks_up_head else spec.embedding_parameters * head
     return int((total + experts * linear_bits) / 8)
 
 

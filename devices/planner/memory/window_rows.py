@@ -7,7 +7,7 @@ all tokens would. Other engines read a cache of all tokens: they have no such ke
 one that the runtime does not use (docs/decisions/key-value-rings.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from edgelm.devices.planner.memory.snapshots import SNAPSHOTS
 from edgelm.quantize.precision import KV_BYTES, KvType
@@ -23,13 +23,13 @@ def cuts_windows(engine: str, kv: KvType) -> bool:
     return engine == "onnxruntime" and kv in ("int8", "fp32")
 
 
-def window_rows(spec: DecoderSpec, context: int) -> dict[int, int]:
+def window_rows(spec: DecoderSpec, context: int, lent: Collection[int] = ()) -> dict[int, int]:
     """Rows of the layers that keep fewer than `context`, by the layer's index.
 
     A layer whose keys and values others read keeps them all, and so does an embedding model, which
-    holds nothing from one text to the next.
+    holds nothing from one text to the next. An assistant reads the layers `lent`.
     """
-    read = {layer.shares_kv_of for layer in spec.layers}
+    read = {*lent, *(layer.shares_kv_of for layer in spec.layers)}
     rows: dict[int, int] = {}
     for index in spec.cache_layers:
         window = spec.layers[index].window

@@ -5,10 +5,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from edgelm.bundle import CacheLayer, StateTensor
+from edgelm.bundle import CacheLayer, StateTensor, TensorContract
 from edgelm.export.graph.builder import Graph
 from edgelm.export.graph.dtypes import Activations
 from edgelm.quantize.precision import KvType
+from edgelm.spec.assistant import read_layers
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.layers.mixers import StateKind
 
@@ -19,6 +20,7 @@ _STATE_DTYPES: dict[ir.DataType, Literal["float32", "float16", "bfloat16"]] = {
     ir.DataType.FLOAT16: "float16",
     ir.DataType.BFLOAT16: "bfloat16",
 }
+_DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT8: "int8"}
 
 
 class KvCacheIO:
@@ -57,6 +59,7 @@ class KvCacheIO:
         self.window_rows = window_rows or {}
         self.layers: list[CacheLayer] = []
         self.states: list[StateTensor] = []
+        self.borrowed: list[TensorContract] = []
         self._states = {(one.layer, one.kind): one.shape for one in spec.states}
 
     def past(self, index: int) -> tuple[Value, Value]:
@@ -88,6 +91,22 @@ class KvCacheIO:
                 window=own.window if index in self.window_rows else None,
             )
         )
+
+    def borrow(self) -> dict[int, tuple[Value, Value]]:
+        """Declare what an assistant reads of its model's cache as inputs, by the model's layers."""
+        if self.spec.assistant is None:
+            return {}
+        readers = {layer.shares_kv_of: layer for layer in self.spec.layers}
+        found = {}
+        for index in read_layers(self.spec):
+            heads = self.spec.heads(readers[index])
+            shape = (self.batch, heads.keys, self.past_rows, heads.dim)
+            names = [f"past.{index}.{kind}" for kind in _KINDS]
+            key, value = (self.graph.input(name, self.dtype, shape) for name in names)
+            found[index] = key, value
+            dtype = _DTYPES[self.dtype]
+            self.borrowed += [TensorContract(name, dtype, shape) for name in names]
+        return found
 
     def past_state(self, index: int, kind: StateKind = "conv") -> Value:
         """Declare what a layer without attention remembers as an input, [1, *shape]."""

@@ -96,7 +96,9 @@ class OrtAttention:
             window_rows=window_rows,
         )
         self.query_factors = QueryFactors(self.graph, context, activations)
-        self._presents: dict[int, tuple[Value, Value]] = {}
+        self._presents: dict[int, tuple[Value, Value]] = self.cache.borrow()
+        # Before the fused node, which rotates by the last row: an assistant's query is behind it.
+        self._rotates_first = self.spec.qk_norm_after_rope or self.spec.assistant is not None
         self._prefill: Value | None = None
         self._position_rows: Value | None = None
         self._total: Value | None = None
@@ -131,6 +133,8 @@ class OrtAttention:
             if qk_norm is not None:
                 name = f"layers.{index}.self_attn.q_norm"
                 query = self._norm_per_head(qkv, name, qk_norm[0], self.spec.heads(layer).dim)
+            if self._rotates_first and layer.rope:
+                query = self._rotate(query, layer.rope, self.spec.heads(layer).queries)
         else:
             past_key, past_value = self.cache.past(index)
             if qk_norm is not None:
@@ -202,7 +206,7 @@ class OrtAttention:
     ) -> tuple[Value, ...]:
         """One fused node: rotate, append, attend. Returns output, present key and value."""
         layer, heads = operands.layer, self.spec.heads(operands.layer)
-        rope = None if self.spec.qk_norm_after_rope else layer.rope  # else rotated already
+        rope = None if self._rotates_first else layer.rope
         cos, sin = self.rotary[rope] if rope else (None, None)
         quantized = scales is not None
         # Nothing is appended to a shared cache, and without outputs for it nothing is copied; the
@@ -258,12 +262,10 @@ class OrtAttention:
         caches = (operands.past_key, operands.past_value)
         if self._holds_window(operands):
             return self._attend_dequantized_window(operands, scales)
-        dequantized = [
-            self._dequantize(cache, scale, self.past_length)
-            for cache, scale in zip(caches, scales, strict=True)
-        ]
-        operands = operands._replace(past_key=dequantized[0], past_value=dequantized[1])
-        out, *grown = self._attend(operands, None)
+        key, value = (
+            self._dequantize(*one, self.past_length) for one in zip(caches, scales, strict=True)
+        )
+        out, *grown = self._attend(operands._replace(past_key=key, past_value=value), None)
         presents = [
             self._append(cache, rows, scale)
             for cache, rows, scale in zip(caches, grown, scales, strict=True)
@@ -351,13 +353,11 @@ class OrtAttention:
         if spec.qk_norm_after_rope and layer.rope:
             query = self._rotate(query, layer.rope, spec.heads(layer).queries)
             key = self._rotate(key, layer.rope, spec.heads(layer).keys)
-        prefix = f"layers.{index}.self_attn"
+        names = [f"layers.{index}.self_attn.{one}" for one in ("q_norm", "k_norm")]
         if spec.qk_norm == "full":
-            query = self.norm(query, f"{prefix}.q_norm", weights[0])
-            key = self.norm(key, f"{prefix}.k_norm", weights[1])
-            return query, key, value
-        query = self._norm_per_head(query, f"{prefix}.q_norm", weights[0], dim)
-        key = self._norm_per_head(key, f"{prefix}.k_norm", weights[1], dim)
+            query, key = map(self.norm, (query, key), names, weights)
+        else:
+            query, key = map(self._norm_per_head, (query, key), names, weights, (dim, dim))
         return query, key, value
 
     def _split(self, qkv: Value, layer: LayerSpec) -> tuple[Value, Value, Value]:

@@ -96,16 +96,16 @@ class OrtDialect(OrtAttention):
 
     def embed(self) -> Value:
         tied = self.spec.tie_word_embeddings and self.spec.has_head
-        rows, stored = self._look_up(HEAD if tied else EMBEDDING, "embed", self.tokens)
+        rows, stored = self.look_up(HEAD if tied else EMBEDDING, "embed", self.tokens)
         if tied:
             self._tied = stored
         return rows
 
     def embed_per_layer(self) -> Value:
         tokens = per_layer_tokens(self.graph, self.spec, self.tokens)
-        return self._look_up(PER_LAYER_EMBEDDING, "embed_per_layer", tokens)[0]
+        return self.look_up(PER_LAYER_EMBEDDING, "embed_per_layer", tokens)[0]
 
-    def _look_up(self, group: str, name: str, tokens: Value) -> tuple[Value, dict[str, Value]]:
+    def look_up(self, group: str, name: str, tokens: Value) -> tuple[Value, dict[str, Value]]:
         """The tokens' rows of a table, and what a head that is tied to it can use."""
         precision = self.precision[group]
         rows, columns = self.weights.shape(group)

@@ -74,9 +74,8 @@ class OrtEngine:
         loaded: sessions of the graph's parts, where they are loaded already.
 
     Raises:
-        MissingPackage: onnxruntime is not installed.
+        MissingPackage: onnxruntime is not installed, or too old for the graph.
         BadBundle: a graph that does not load, or that does not match the manifest.
-        MissingPackage: an ONNX Runtime too old for the graph.
         BadInput: a capacity other than the graph's own.
         DoesNotFit: there is no memory for the cache.
     """
@@ -224,6 +223,11 @@ class OrtEngine:
             prefill_chunk=self.chunk,
             loaded=[sessions[0], own, sessions[-1]],
         )
+
+    @property
+    def loaded(self) -> tuple[list[Any], GraphContract]:
+        """The sessions of its graph's parts, and the graph."""
+        return self._sessions, self._graph
 
     def read_rows(self, count: int) -> CacheRows:
         """The first `count` rows of the layers that hold all tokens: views of them."""

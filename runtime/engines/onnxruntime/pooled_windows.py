@@ -50,6 +50,9 @@ class PooledWindows:
     def covers(self, tokens: int, length: int) -> bool:
         return self._layout.covers(tokens, length)
 
+    def together(self, length: int, most: int) -> int:
+        return self._layout.together(length, most)
+
     def _pairs(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         cache = self._pool.view(self._place)
         return [cache[number] for number in self._layers]

@@ -66,6 +66,9 @@ class GpuState:
     def covers(self, tokens: int, length: int) -> bool:
         return tokens == length
 
+    def together(self, length: int, most: int) -> int:
+        return most
+
     def free(self) -> None:
         """Release the memory."""
         for memory in (self._past, self._present):

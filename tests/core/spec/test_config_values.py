@@ -98,6 +98,7 @@ def test_too_many_layers_are_refused_before_any_is_built(count: int) -> None:
         ("llama", {"is_causal": False}, "is_causal is False: models that see later tokens"),
         ("gemma3", {"use_bidirectional_attention": True}, "models that see later tokens"),
         ("llama", {"per_layer_config": {"0": {}}}, "layers that differ in their sizes"),
+        ("gemma4", {"per_layer_config": {"x": {}}}, "has the name 'x', expected the number of a"),
         ("mistral", {"sliding_window": 0}, "sliding_window is 0, expected a positive integer"),
         ("mistral", {"sliding_window": -8}, "sliding_window is -8, expected a positive integer"),
         ("mistral", {"layer_types": ["mamba"] * 4}, "layer_types has the kind 'mamba', expected"),

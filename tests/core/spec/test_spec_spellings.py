@@ -45,6 +45,14 @@ def test_fields_left_out(model_type: str) -> None:
     assert_reads_alike(model_type, _SIZES | _NEEDED.get(model_type, {}))
 
 
+def test_numbers_of_layers_that_are_padded_with_zeros() -> None:
+    """Transformers writes them so from ten layers on."""
+    values = _SIZES | {"num_hidden_layers": 12, "num_kv_shared_layers": 5}
+    today = AutoConfig.for_model("gemma4_text", **deepcopy(values)).to_dict()
+    assert "05" in today["per_layer_config"]
+    assert_reads_alike("gemma4_text", values)
+
+
 @pytest.mark.parametrize(
     ("model_type", "over"),
     [

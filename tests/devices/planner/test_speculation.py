@@ -1,13 +1,19 @@
 """What speculation is predicted to gain."""
 
+import json
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from edgelm.checkpoint.drafts.assistant import read_assistant
+from edgelm.devices.cli import main
 from edgelm.devices.planner.estimate import estimate
 from edgelm.devices.planner.speculation import speculation_plan
 from edgelm.devices.profile import Profile, load_profile
 from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
+from edgelm.spec.assistant import with_sources
 from edgelm.spec.decoder import DecoderSpec
 from edgelm.speculation import SIZES, expected_tokens
 
@@ -110,3 +116,61 @@ def test_what_cannot_be_predicted_is_refused(
     other = msgspec.structs.replace(small, vocab_size=1000)
     with pytest.raises(BadInput, match="same tokenizer"):
         speculation_plan(large, cpu, REQUEST, other)
+
+
+GEMMA = {
+    "model_type": "gemma4_text",
+    "vocab_size": 262_144,
+    "hidden_size": 1536,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 35,
+    "layer_types": [*["sliding_attention"] * 4, "full_attention"] * 7,
+    "num_kv_shared_layers": 20,
+    "use_double_wide_mlp": True,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 131_072,
+    "hidden_size_per_layer_input": 256,
+}
+ASSISTANT = {
+    "model_type": "gemma4_assistant",
+    "backbone_hidden_size": 1536,
+    "text_config": GEMMA
+    | {
+        "hidden_size": 256,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 4,
+        "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+        "num_kv_shared_layers": 4,
+        "num_attention_heads": 4,
+        "hidden_size_per_layer_input": 0,
+    },
+}
+
+
+def test_an_assistant(cpu: Profile) -> None:
+    """Of a model as large as Gemma 4 E2B; its own sizes are made up."""
+    model = DecoderSpec.from_hf(GEMMA)
+    plain = with_sources(read_assistant(ASSISTANT), model)
+    nearest = with_sources(read_assistant(ASSISTANT | {"use_ordered_embeddings": True}), model)
+    plans = [speculation_plan(model, cpu, REQUEST, one) for one in (plain, nearest)]
+    assert all(one.draft == "the assistant" for one in plans)
+    assert plans[1].draft_ratio < plans[0].draft_ratio < 0.2
+    assert plain.parameters < plans[0].draft_bytes < 2 * plain.parameters
+    assert plans[1].draft_bytes < plans[0].draft_bytes, "its output matrix is not packed"
+    with pytest.raises(BadInput, match="assistants run on ONNX Runtime's CPU, not on"):
+        speculation_plan(model, load_profile("rtx-5090"), PlanRequest(), plain)
+
+
+def test_an_assistant_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = tmp_path / "model", tmp_path / "assistant"
+    for folder, config in zip(folders, (GEMMA, ASSISTANT), strict=True):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+    command = ["plan", str(folders[0]), "--target", "cpu", "--draft", str(folders[1])]
+    main([*command, "--precision", "int8", "--json"])
+    found = json.loads(capsys.readouterr().out)["speculation"]
+    assert found["draft"] == "the assistant"
+    assert found["draft_bytes"] > 0

@@ -25,7 +25,7 @@ from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int4, Int8
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.engines.session import never
-from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.drafts.draft_model import DraftModel
 from tests.checkpoints.draft_heads import TorchHead, save_with_draft_head
 from tests.checkpoints.tiny_chat import save_tiny_chat
 

@@ -76,6 +76,8 @@ def test_held_rows_are_those_that_the_operators_description_gives() -> None:
     assert not layout.covers(24, 25)
     assert WindowLayout([(24, 8)]).covers(41, 25)
     assert not layout.covers(41, 25)
+    assert [layout.together(tokens, 9) for tokens in (3, 11, 12, 16, 22)] == [9, 1, 5, 1, 2]
+    assert JointState([_Counter(7), _Counter(100)]).together(3, 9) == 4
 
 
 @pytest.mark.parametrize("length", [20, 33, 60, 90], ids="of-{}".format)
@@ -194,6 +196,33 @@ def test_an_int8_window_holds_what_the_whole_cache_holds(source: Tiny, tmp_path:
                 np.testing.assert_array_equal(one[:, :, : 110 - first], other[:, :, first:110])
 
 
+def test_runs_that_move_no_rows_within_them_are_exact(source: Tiny, tmp_path: Path) -> None:
+    """Of an int8 cache: each token has the logits that it has alone, bit for bit."""
+    seen = calibrate(Reference(source.checkpoint), torch.from_numpy(TOKENS[:1]))
+    scaling = KvScaling.from_calibration(source.checkpoint.spec, seen.kv_absmax)
+    given: dict[str, Any] = {"kv": "int8", "scaling": scaling, "chunk": 32}
+    sizes, moved = set(), 0
+    with open_session(source, tmp_path, cuts_windows=True, **given) as session:
+        state = cpu_engine(session).recurrent
+        assert state is not None
+        for start in range(20, 60):
+            session.rewind(0)
+            session.advance(TOKENS[0, :start])
+            alone = [
+                session.advance(TOKENS[0, at : at + 1])[0].copy() for at in range(start, start + 6)
+            ]
+            sizes.add(size := state.together(start, 6))
+            for count in (size, 6):
+                session.rewind(0)
+                session.advance(TOKENS[0, :start])
+                rows = session.verify(TOKENS[0, start : start + count])
+                equal = (rows == np.stack(alone[:count])).all()
+                assert equal or count > size
+                moved += not equal
+    assert sizes == {1, 2, 3, 4, 5, 6}
+    assert moved, "beyond that size rows are rounded otherwise"
+
+
 class _Counter:
     """A state that is the number of tokens it has seen, held from the last multiple of `span`."""
 
@@ -214,6 +243,9 @@ class _Counter:
 
     def covers(self, tokens: int, length: int) -> bool:
         return length <= tokens and tokens // self.span == length // self.span
+
+    def together(self, length: int, most: int) -> int:
+        return min(most, self.span - length % self.span)
 
 
 def test_a_hybrid_returns_to_where_both_states_are() -> None:

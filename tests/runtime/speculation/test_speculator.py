@@ -8,7 +8,7 @@ import pytest
 from edgelm.errors import BadInput
 from edgelm.runtime.speculation.acceptance import DraftAcceptance, MatchAcceptance
 from edgelm.runtime.speculation.costs import SIZES, StepCosts
-from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.drafts.draft_model import DraftModel
 from edgelm.runtime.speculation.mode import check_mode
 from edgelm.runtime.speculation.speculator import SpeculationState, Speculator
 from edgelm.speculation import SPECULATION_MODES

@@ -33,6 +33,10 @@ class HiddenRows:
         """Memory that they take."""
         return self._rows.nbytes
 
+    def keep_last(self, count: int) -> None:
+        """Keep at most this many from now on."""
+        self._most = min(self._most, count)
+
     def put(self, at: int, rows: Rows) -> None:
         """Take note of rows of tokens `at` and on, which follow or replace those that are here."""
         self.unchanged = min(self.unchanged, at)

@@ -9,7 +9,7 @@ import pytest
 from edgelm.runtime import LanguageModel
 from edgelm.runtime.engines.session import Cancelled
 from edgelm.runtime.speculation.costs import StepCosts
-from edgelm.runtime.speculation.draft_model import DraftModel
+from edgelm.runtime.speculation.drafts.draft_model import DraftModel
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgelm.checkpoint.draft_head import draft_head
+from edgelm.checkpoint.drafts.draft_head import draft_head
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.errors import BadCheckpoint, BadInput
 from tests.checkpoints.draft_heads import WEIGHTS, save_with_draft_head

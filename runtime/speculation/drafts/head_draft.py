@@ -17,9 +17,9 @@ import numpy as np
 from edgelm.runtime.engines.engine_session import EngineSession
 from edgelm.runtime.engines.onnxruntime.host.hidden_rows import HiddenRows
 from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
-from edgelm.runtime.engines.session import Logits, Session
+from edgelm.runtime.engines.session import Logits
 from edgelm.runtime.speculation.costs import StepCosts
-from edgelm.runtime.speculation.draft_model import Draft, DraftModel, common_length
+from edgelm.runtime.speculation.drafts.draft_model import common_length
 
 _FEW = 16  # pairs whose reading counts as a run of one token
 
@@ -125,24 +125,3 @@ class HeadDraft:
 
     def _best(self, guess: _Guess) -> int:
         return int(guess.logits[: self.vocab_size].argmax())
-
-
-def drafts_for(sessions: Sequence[Session], drafts: Sequence[Session]) -> list[Draft]:
-    """What drafts for each of a model's sessions: a draft head, or a draft model."""
-    found: list[Draft] = []
-    for session, draft in zip(sessions, drafts, strict=False):
-        hidden = _hidden_rows(session)
-        if hidden is not None and isinstance(draft, EngineSession) and _is_head(draft):
-            found.append(HeadDraft(draft, hidden, session.vocab_size))
-        else:
-            found.append(DraftModel(draft, session.vocab_size))
-    return found
-
-
-def _hidden_rows(session: Session) -> HiddenRows | None:
-    engine = session.engine if isinstance(session, EngineSession) else None
-    return engine.hidden if isinstance(engine, OrtEngine) else None
-
-
-def _is_head(draft: EngineSession) -> bool:
-    return isinstance(draft.engine, OrtEngine) and draft.engine.is_head

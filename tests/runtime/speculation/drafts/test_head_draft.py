@@ -16,7 +16,7 @@ from edgelm.runtime import LanguageModel
 from edgelm.runtime.engines.session import Cancelled
 from edgelm.runtime.speculation.acceptance import DraftAcceptance
 from edgelm.runtime.speculation.costs import StepCosts
-from edgelm.runtime.speculation.head_draft import HeadDraft
+from edgelm.runtime.speculation.drafts.head_draft import HeadDraft
 from edgelm.runtime.speculation.speculator import SpeculationState
 from edgelm.speculation import SpeculationMode
 from tests.checkpoints.draft_heads import TorchHead, save_certain, save_with_draft_head

@@ -4,7 +4,10 @@ A model's graph is cut into three: its embedding gives rows [1, T, H], the layer
 states of all tokens, [1, T, H] behind the final norm, and the output matrix reads the selected ones
 of them, [1, P, H]. A draft head is a graph for the place of the layers: it reads rows of the
 embedding and hidden states, and gives its own for the output matrix, so that it shares both tables.
+An assistant has an output matrix of its own, and gives both logits and hidden states.
 """
+
+from collections.abc import Sequence
 
 import msgspec
 import onnx_ir as ir
@@ -24,14 +27,15 @@ class HiddenStates:
 
     Args:
         graph: the graph, whose activations are fp32.
-        spec: the decoder or the draft head.
+        spec: the decoder, the draft head or the assistant.
     """
 
     def __init__(self, graph: Graph, spec: DecoderSpec) -> None:
         self.graph = graph
-        self.is_head = spec.draft_head
-        self._all = (1, "T", spec.hidden_size)
-        self._selected = (1, "P", spec.hidden_size)
+        self.is_head, self.is_assistant = spec.draft_head, spec.assistant is not None
+        width = spec.hidden_size if spec.assistant is None else spec.assistant.model_size
+        self._all = (1, "T", width)
+        self._selected = (1, "P", width)
 
     def behind_embedding(self, rows: Value) -> Value:
         """Cut a model's graph behind its embedding."""
@@ -42,8 +46,10 @@ class HiddenStates:
         return self.graph.boundary(hidden, SELECTED, _FLOAT, self._selected)
 
     def give(self, hidden: Value) -> None:
-        """Declare what the final norm gives an output: of all tokens, or of a head's selected."""
+        """Declare hidden states an output: of all tokens, or of selected ones of what drafts."""
         name, shape = (SELECTED, self._selected) if self.is_head else (HIDDEN, self._all)
+        if self.is_assistant:
+            shape = self._selected
         self.graph.output(hidden, name, _FLOAT, shape)
 
     def read(self) -> tuple[Value, Value]:
@@ -56,14 +62,20 @@ class HiddenStates:
         """`[x, y]` along the last axis."""
         return self.graph.op("Concat", x, y, axis=-1)  # type: ignore[no-any-return]
 
-    def described(self, contract: GraphContract) -> GraphContract:
-        """The contract with these inputs and outputs."""
-        if not self.is_head:
+    def described(
+        self, contract: GraphContract, borrowed: Sequence[TensorContract]
+    ) -> GraphContract:
+        """The contract with these inputs and outputs, and those of the cache that it borrows."""
+        if not (self.is_head or self.is_assistant):
             hidden = TensorContract(HIDDEN, "float32", self._all)
             return msgspec.structs.replace(contract, outputs=contract.outputs | {HIDDEN: hidden})
         read = {
             EMBEDDED: TensorContract(EMBEDDED, "float32", self._all),
             HIDDEN: TensorContract(_GIVEN, "float32", self._all),
         }
+        if self.is_assistant:
+            read |= {one.name: one for one in borrowed}
+            own = contract.outputs | {HIDDEN: TensorContract(HIDDEN, "float32", self._selected)}
+            return msgspec.structs.replace(contract, inputs=contract.inputs | read, outputs=own)
         given = {HIDDEN: TensorContract(SELECTED, "float32", self._selected)}
         return msgspec.structs.replace(contract, inputs=contract.inputs | read, outputs=given)

@@ -1,0 +1,1 @@
+"""What graphs of drafts, and of models that have one, have beside other graphs."""
