@@ -2,7 +2,8 @@
 
 import msgspec
 
-from edgelm.devices.kernels import cache_notes, check_shape
+from edgelm.devices.attention_kernels import cache_notes
+from edgelm.devices.kernels import check_shape
 from edgelm.devices.planner.configuration import choose_context, choose_kv
 from edgelm.devices.planner.cost_model import cost
 from edgelm.devices.planner.cost_model.cache_reads import READS
