@@ -13,6 +13,9 @@ from edgelm.spec.decoder import DecoderSpec, HeadSizes
 _CUDA = "onnxruntime-cuda"
 # The most channels of a head in flash attention; wider heads take the memory-efficient kernel.
 _FLASH_HEAD = 256
+# Where the query heads have more channels than this, the copy for each of them launches blocks by
+# rows of the cache, of which CUDA has no more than this.
+_MOST_UNBLOCKED, _MOST_ROWS = 4096, 65_535
 # The kernel for decoding over an 8-bit cache (XQA).
 _XQA_HEAD_DIMS = (64, 128, 256)
 _XQA_QUERIES = (4, 8, 16, 32)  # query heads per key head
@@ -42,6 +45,18 @@ def _why_no_cache(spec: DecoderSpec, engine: str, kv: KvType) -> str | None:
     if widest > _FLASH_HEAD:
         return f"its kernels for heads of {widest} channels take 16 bits only"
     return None
+
+
+def check_context(spec: DecoderSpec, engine: str, context: int) -> None:
+    """Raise BadInput for a cache of more rows than the engine's kernels take for a decoder."""
+    wide = any(
+        expands_keys(heads) and heads.q_size > _MOST_UNBLOCKED for heads in _kinds_of_heads(spec)
+    )
+    if engine == _CUDA and wide and context > _MOST_ROWS:
+        raise BadInput(
+            f"{engine} cannot run this {spec.family} with a context of {context}: its kernel for "
+            f"its widest heads takes at most {_MOST_ROWS} rows; use --context {_MOST_ROWS} or less"
+        )
 
 
 def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:
