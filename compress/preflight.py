@@ -7,14 +7,13 @@ from edgelm.compress.distillation.loss.layer_map import check_map
 from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.needed_inputs import check_inputs
 from edgelm.compress.pruning.shape import Shape, check_has_block
-from edgelm.compress.puzzle.alternatives import Alternative, alternatives, with_alternatives
+from edgelm.compress.puzzle.alternatives import Alternative, alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.puzzle.measured import MeasuredTimes, check_measurable
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
-from edgelm.devices.kernels import check_shape
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
@@ -205,17 +204,10 @@ def puzzle_alternatives(recipe: Recipe, spec: DecoderSpec) -> list[Alternative]:
     """The alternatives of the recipe's [puzzle] table that the target's engine has kernels for.
 
     Raises:
-        BadInput: the engine cannot run layers with fewer heads than others, or another refusal.
+        BadInput: sizes that the teacher does not have, or nothing to choose from.
     """
     assert recipe.puzzle is not None
-    found = alternatives(spec, recipe.puzzle, recipe.target.kernels.width_multiple)
-    uneven = next((one for one in found if one.half == "attention" and one.size), None)
-    if uneven is not None:
-        try:
-            check_shape(with_alternatives(spec, [uneven]), recipe.target.engine_name)
-        except BadInput as error:
-            raise BadInput(f"[puzzle] kv_heads: {error}; remove kv_heads") from None
-    return found
+    return alternatives(spec, recipe.puzzle, recipe.target.kernels.width_multiple)
 
 
 def _costs(recipe: Recipe, spec: DecoderSpec) -> CostModel:

@@ -8,14 +8,12 @@ import msgspec
 from edgelm.devices.tensorrt_versions import engine_family
 from edgelm.errors import BadInput, UnknownName
 from edgelm.quantize.precision import (
-    EIGHT_BIT_KV,
     GROUP_SIZES,
     NVFP4_BLOCK,
     W8A8,
     Fp8,
     Int4,
     Int8,
-    KvType,
     Mxfp4,
     Nvfp4,
     WeightPrecision,
@@ -32,8 +30,8 @@ class Kernels(NamedTuple):
     them. With `has_zero_points` int8 comes in groups too; otherwise int8 has one scale per
     output channel. With `one_cache_scale` keys and values of an 8-bit cache share a scale.
     `int4_group` is the default group size of int4. A head's size must be a multiple of
-    `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`. With
-    `mxfp4_experts` experts run in MXFP4 as gpt-oss stores them.
+    `head_multiple`, and the rotated part of it a multiple of `rotary_multiple`; it is at most
+    `max_head`. With `mxfp4_experts` experts run in MXFP4 as gpt-oss stores them.
     """
 
     engine: str
@@ -44,6 +42,7 @@ class Kernels(NamedTuple):
     int4_group: int = 64
     head_multiple: int = 1
     rotary_multiple: int = 2
+    max_head: int | None = None
     mxfp4_experts: bool = False
 
     @property
@@ -220,6 +219,7 @@ class Kernels(NamedTuple):
 # ONNX Runtime's GroupQueryAttention rejects other heads when it runs ("head_size must be a multiple
 # of 8", "head_size shall be a multiple of 16" where it rotates, "cos_cache dimension 1 must be ...
 # a multiple of 8"), as of 1.32; the standard operators of the TensorRT graphs have no such limit.
+# CUDA's takes at most 512 channels ("exceeds maximum supported MAX_HEAD_SIZE (512)"), as of 1.31.
 # ONNX Runtime's CPU kernels are widest with groups of 128 (docs/decisions/int4-group-size.md).
 # TensorRT's documentation of Dequantize names blocks of 64 and 128 for int4; TensorRT-RTX 1.7
 # also compiles 32. Both reject zero points.
@@ -242,6 +242,7 @@ KERNELS = {
         one_cache_scale=True,
         head_multiple=8,
         rotary_multiple=16,
+        max_head=512,
     ),
     "tensorrt": Kernels("TensorRT", (64, 128), has_zero_points=False, pads=False),
     "tensorrt-rtx": Kernels("TensorRT-RTX", (32, 64, 128), has_zero_points=False, pads=False),
@@ -256,9 +257,6 @@ _GROUPED_CHOICES: tuple[Int4 | Int8, ...] = (
     Int8(64),
     Int8(32),
 )
-# ONNX Runtime's CUDA kernel for decoding over an 8-bit cache (XQA), as of 1.31.
-_XQA_HEAD_DIMS = (64, 128, 256)
-_XQA_QUERIES = (4, 8, 16, 32)  # query heads per key head
 _NAMES = {"onnxruntime": "onnxruntime (--target cpu)"}
 
 
@@ -289,8 +287,6 @@ def _why_not(spec: DecoderSpec, engine: str) -> str | None:
         return "it is an embedding model, and the engine's sessions return logits only"
     if engine == "onnxruntime-cuda" and spec.is_hybrid:
         return "its sessions hold keys and values only, not the states of other layers"
-    if engine == "onnxruntime-cuda" and spec.has_layer_heads:
-        return "its sessions hold keys and values of one shape for every layer"
     if spec.mixtures and not rules.has_zero_points:
         return (
             "TensorRT has no operator for a mixture of experts, and without one every token would "
@@ -313,30 +309,8 @@ def _wrong_heads(spec: DecoderSpec, rules: Kernels) -> Iterator[str]:
             multiple = max(multiple, rules.rotary_multiple)
         if dim % multiple:
             yield f"a head_dim of {dim} (expected a multiple of {multiple})"
+        if rules.max_head is not None and dim > rules.max_head:
+            yield f"a head_dim of {dim} (expected at most {rules.max_head})"
         if rotated is not None and rotated != dim and rotated % rules.rotary_multiple:
             part = f"{rotated} rotated of {dim} channels of a head"
             yield f"{part} (expected a multiple of {rules.rotary_multiple})"
-
-
-def cache_notes(spec: DecoderSpec, engine: str, kv: KvType) -> tuple[str, ...]:
-    """Warnings about the speed of a cache type with this engine."""
-    if engine != "onnxruntime-cuda" or kv not in EIGHT_BIT_KV:
-        return ()
-    queries = spec.num_attention_heads // spec.num_key_value_heads
-    wrong = []
-    if queries not in _XQA_QUERIES:
-        wrong.append(f"{queries} query heads per key head (expected {_options(_XQA_QUERIES)})")
-    if spec.head_dim not in _XQA_HEAD_DIMS:
-        wrong.append(f"heads of {spec.head_dim} channels (expected {_options(_XQA_HEAD_DIMS)})")
-    if spec.attention_softcap or any(layer.window for layer in spec.layers):
-        wrong.append("windows or soft caps in attention")
-    if not wrong:
-        return ()
-    return (
-        f"the fast kernel for an {kv} cache does not support {' and '.join(wrong)}: decoding is "
-        "slower than with a 16-bit cache",
-    )
-
-
-def _options(values: tuple[int, ...]) -> str:
-    return f"{', '.join(map(str, values[:-1]))} or {values[-1]}"

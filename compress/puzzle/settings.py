@@ -17,8 +17,7 @@ class PuzzleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     mlp_ratios: intermediate sizes of the alternatives, relative to the teacher's; 0 leaves the MLP
         out
     leave_out_attention: whether layers may lose their attention
-    kv_heads: numbers of key heads of the alternatives of attention, each with its query heads; not
-        with ONNX Runtime on CUDA, whose caches have one shape
+    kv_heads: numbers of key heads of the alternatives of attention, each with its query heads
     costs: of alternatives: what the planner predicts for the target, or times measured on this
         machine's ONNX Runtime (for target cpu in fp32, int8 or int4), which are kept with the run;
         leave the machine idle meanwhile

@@ -1,5 +1,6 @@
 """The context and the type of cache of a deployment, where the request leaves them open."""
 
+from edgelm.devices.attention_kernels import check_cache, has_cache
 from edgelm.devices.profile import Profile
 from edgelm.devices.profile_tables import Engine
 from edgelm.errors import BadInput, UnknownName
@@ -54,6 +55,7 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Plan
 
     Raises:
         UnknownName: the engine has no such cache.
+        BadInput: its kernels do not take this type for the decoder.
     """
     if request.kv is None:
         wanted = engine.kv[0]
@@ -70,6 +72,7 @@ def choose_kv(spec: DecoderSpec, profile: Profile, engine: Engine, request: Plan
             f"{', '.join(engine.kv)}"
             + (f" ({request.kv} with --engine {others[0]})" if others else "")
         )
+    check_cache(spec, engine.name, request.kv)
     return request.kv
 
 
@@ -86,6 +89,6 @@ def listed_caches(
     default = choose_kv(spec, profile, engine, request)
     by_size: dict[float, KvType] = {}
     for kv in (default, *engine.kv):
-        if not (unquantized and kv in EIGHT_BIT_KV):
+        if not (unquantized and kv in EIGHT_BIT_KV) and has_cache(spec, engine.name, kv):
             by_size.setdefault(KV_BYTES[kv], kv)
     return tuple(by_size.values())

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from edgelm.devices.kernels import cache_notes, check_shape
+from edgelm.devices.attention_kernels import cache_notes, check_context
+from edgelm.devices.kernels import check_shape
 from edgelm.devices.planner.configuration import choose_context, choose_kv
 from edgelm.devices.planner.cost_model import cost
 from edgelm.devices.planner.cost_model.cache_reads import READS
@@ -76,6 +77,7 @@ def estimate(spec: DecoderSpec, profile: Profile, request: PlanRequest) -> Plan:
     kv = choose_kv(spec, profile, engine, request)
     weights = weight_sizes(spec, profile, engine, request)
     check_shape(spec, engine.name)
+    check_context(spec, engine.name, context)
     prompt = min(request.prompt, context)
     how = coefficients_for(profile, engine.name, request.kind, kv)
     work = work_of(

@@ -290,6 +290,11 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3_5_text",
         TINY["qwen3.5"][1] | {"num_attention_heads": 4, "num_key_value_heads": 2},
     ),
+    # With heads as wide as Gemma 4 has in its layers without a window.
+    "gemma4-512": (
+        "gemma4_text",
+        TINY["gemma4"][1] | {"global_head_dim": 512},
+    ),
     # In the shape that CUDA's kernel for 8-bit caches (XQA) takes.
     "llama-wide": ("llama", {"hidden_size": 256, "head_dim": 64, "num_key_value_heads": 1}),
 }

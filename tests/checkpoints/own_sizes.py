@@ -61,7 +61,12 @@ def cut(model: Model, own: list[dict[str, Any]] | None = None) -> Model:
 
 def save_own_sizes(name: str, folder: Path, own: list[dict[str, Any]] | None = None) -> Path:
     """Save `own_sizes_model` in fp32."""
-    save_model(own_sizes_model(name, own), _NoTokenizer(), folder, torch.float32)
+    return save_student(own_sizes_model(name, own), folder)
+
+
+def save_student(model: Model, folder: Path) -> Path:
+    """Save a model with layers of their own sizes in fp32."""
+    save_model(model, _NoTokenizer(), folder, torch.float32)
     return folder
 
 

@@ -1,12 +1,11 @@
 """Group sizes by engine; what an 8-bit cache costs with ONNX Runtime on CUDA, said beforehand."""
 
 import re
-from typing import Any
 
 import msgspec
 import pytest
 
-from edgelm.devices.kernels import KERNELS, cache_notes, check_shape, kernels_of
+from edgelm.devices.kernels import KERNELS, check_shape, kernels_of
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
@@ -18,11 +17,6 @@ from tests.conftest import TinyFactory
 from tests.core.spec.test_decoder import spec_of
 
 CUDA = "onnxruntime-cuda"
-
-
-def notes(engine: str = CUDA, kv: Any = "int8", **config: Any) -> tuple[str, ...]:
-    shape = {"hidden_size": 96, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64}
-    return cache_notes(spec_of(**shape | config), engine, kv)
 
 
 def test_hybrids_are_refused_where_sessions_hold_rows_only(tiny: TinyFactory) -> None:
@@ -74,37 +68,6 @@ def test_a_plan_counts_what_fills_rows_up() -> None:
     table = spec.vocab_size * (9 * 34 + 5)  # in groups of 64: 9 x (32 + 2) + 5
     planned = plan(spec, load_profile("cpu"), PlanRequest("int4"))
     assert planned.weight_bytes == 2 * layer + 2 * table + 4 * spec.vector_parameters
-
-
-def test_nothing_to_say_where_the_fast_kernel_takes_the_shape() -> None:
-    assert notes() == notes(kv="fp8") == notes(head_dim=128) == ()
-
-
-@pytest.mark.parametrize(("engine", "kv"), [("onnxruntime", "int8"), (CUDA, "fp16")])
-def test_nothing_to_say_of_other_caches(engine: str, kv: str) -> None:
-    assert notes(engine, kv, num_attention_heads=6, head_dim=48) == ()
-
-
-def test_groups_of_heads_that_it_does_not_take() -> None:
-    assert notes(num_attention_heads=6) == (
-        "the fast kernel for an int8 cache does not support 3 query heads per key head (expected "
-        "4, 8, 16 or 32): decoding is slower than with a 16-bit cache",
-    )
-
-
-def test_everything_that_it_does_not_take_is_named() -> None:
-    [note] = notes(kv="fp8", model_type="mistral", sliding_window=8, head_dim=48)
-    assert (
-        "an fp8 cache does not support heads of 48 channels (expected 64, 128 or 256) and" in note
-    )
-
-
-def test_a_plan_says_it() -> None:
-    spec = spec_of(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, head_dim=64)
-    device = load_profile("laptop-rtx-4060")
-    asked = plan(spec, device, PlanRequest("int4", kv="int8", engine=CUDA))
-    assert f"note            {asked.notes[0]}" in asked.table().splitlines()
-    assert plan(spec, device, PlanRequest("int4", engine=CUDA)).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.errors import MissingPackage
 from edgelm.runtime.engines import growth
 from edgelm.runtime.engines.cuda import Gpu, find_gpu
+from tests.checkpoints.own_sizes import FEWER_HEADS, cut, save_student
 from tests.conftest import TinyFactory
 from tests.smollm2 import smollm2_path
 
 SMOLLM2 = "smollm2"
+STUDENT = "student"  # of Puzzle: some layers have fewer key heads
 _TEXT = """\
 The sky is blue because molecules of air scatter short waves of light more than long ones. In the
 evening, when the sun stands low, its light crosses more air, most of the blue is scattered away,
@@ -36,11 +38,15 @@ def gpu() -> Gpu:
 
 
 @pytest.fixture(scope="session")
-def source(calm: TinyFactory) -> Source:
+def source(calm: TinyFactory, tmp_path_factory: pytest.TempPathFactory) -> Source:
     """A factory of models, and of tokens to run them on, by name."""
 
     @cache
     def make(name: str) -> tuple[Checkpoint, Tokens]:
+        if name == STUDENT:
+            model = cut(calm("qwen3").hf, FEWER_HEADS)
+            folder = save_student(model, tmp_path_factory.mktemp(STUDENT))
+            return open_checkpoint(folder), np.random.default_rng(0).integers(3, 128, 50)
         if name != SMOLLM2:
             return calm(name).checkpoint, np.random.default_rng(0).integers(3, 128, 50)
         path = smollm2_path()

@@ -24,7 +24,7 @@ from edgelm.runtime.engines.onnxruntime.ort_cuda import OrtCudaEngine
 from edgelm.runtime.engines.onnxruntime.run_times import RunTimes
 from edgelm.runtime.engines.session import Session
 from tests.export.graphs import CHUNK, DialectName, cpu_session
-from tests.gpu.conftest import SMOLLM2, Source
+from tests.gpu.conftest import SMOLLM2, STUDENT, Source
 from tests.gpu.graphs import KL_16_BIT, Bundle, compute_in_fp32, divergence, write_graph
 
 pytestmark = pytest.mark.gpu
@@ -57,6 +57,13 @@ CASES = [
     Case("llama"),
     Case("qwen3"),
     Case("gemma2"),
+    Case("gemma3n"),
+    Case("gemma3n", precision="bf16", activations="bf16", kv="bf16"),
+    Case("gemma4"),
+    Case("gemma4-512"),
+    Case("gemma4-512", precision="bf16", activations="bf16", kv="bf16"),
+    Case("gemma4-dense", batch=True),
+    Case(STUDENT),
     Case("qwen3", "standard"),
     Case("qwen3", "standard", batch=True),
     Case("qwen3", "decomposed"),

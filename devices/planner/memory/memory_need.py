@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from edgelm.bundle import Manifest
+from edgelm.devices.attention_kernels import expands_keys
 from edgelm.devices.planner.memory.packed_weights import packing_bytes, packs, session_bytes
 from edgelm.devices.planner.memory.snapshots import SNAPSHOTS
 from edgelm.devices.planner.memory.window_rows import cache_bytes
@@ -41,11 +42,22 @@ def workspace_bytes(
     widths = [spec.heads(layer).kv_size for layer in spec.layers if layer.attends]
     elements = context * max(widths) if kv in EIGHT_BIT_KV else 0  # of keys, and of values
     if engine != "onnxruntime":
-        return 2 * (rows * widest + 2 * elements) + 4 * spec.vocab_size
+        expanded = _expanded_elements(spec, rows, context) if engine == "onnxruntime-cuda" else 0
+        return 2 * (rows * widest + 2 * elements + expanded) + 4 * spec.vocab_size
     scores = min(_TILES, 4 * rows * spec.num_attention_heads * context)
     live = 4 * (rows * widest + 4 * elements + spec.vocab_size) + scores
     holes = min(_MOST_HOLES, _HOLES_PER_LAYER * spec.num_hidden_layers)
     return int((1 + holes) * live)
+
+
+def _expanded_elements(spec: DecoderSpec, rows: int, context: int) -> int:
+    """16-bit elements of the widest layer's keys and values, copied for each query head.
+
+    Its kernel sums the outputs of a chunk in fp32 besides.
+    """
+    kinds = {spec.heads(layer) for layer in spec.layers if layer.attends}
+    widths = [one.queries * one.dim for one in kinds if expands_keys(one)]
+    return 2 * (context + rows) * max(widths, default=0)
 
 
 def host_bytes(spec: DecoderSpec, engine: str) -> int:

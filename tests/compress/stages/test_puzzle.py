@@ -11,7 +11,7 @@ from edgelm.checkpoint.source import read_spec
 from edgelm.checkpoint.student import StudentRecord, read_student_record
 from edgelm.compress.model import load_model
 from edgelm.compress.pipeline import compress_model
-from edgelm.compress.preflight import preflight
+from edgelm.compress.preflight import preflight, puzzle_alternatives
 from edgelm.devices.calibration import halves
 from edgelm.errors import BadInput, DoesNotFit
 from tests.compress.recipes import DISTILL, EVALUATE, QAD, recipe_of, stage
@@ -163,15 +163,17 @@ def test_refusals_before_anything_is_loaded(bench: Path) -> None:
             recipe_of(bench, text)
 
 
-@pytest.mark.parametrize(
-    ("target", "heads", "message"),
-    [
-        ("cpu", [2], r"kv_heads: 2 is not fewer than the teacher's 2 key heads; expected 1 to 1"),
-        ("rtx-4090", [1], "onnxruntime-cuda cannot run .*one shape for every layer.*remove kv_hea"),
-    ],
-)
-def test_heads_that_are_refused(bench: Path, target: str, heads: list[int], message: str) -> None:
-    engine = '\nengine = "onnxruntime-cuda"' if target != "cpu" else ""
-    text = f'[target]\nname = "{target}"{engine}\nparameters = 0.9\n[puzzle]\nkv_heads = {heads}\n'
+def test_heads_that_are_refused(bench: Path) -> None:
+    recipe = recipe_of(bench, "[target]\nparameters = 0.9\n[puzzle]\nkv_heads = [2]\n")
+    message = r"kv_heads: 2 is not fewer than the teacher's 2 key heads; expected 1 to 1"
     with pytest.raises(BadInput, match=message):
-        preflight(recipe_of(bench, text), read_spec(bench / "teacher"))
+        preflight(recipe, read_spec(bench / "teacher"))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime-cuda", "tensorrt-rtx"])
+def test_every_engine_takes_fewer_heads(bench: Path, engine: str) -> None:
+    target = f'[target]\nname = "rtx-4090"\nengine = "{engine}"\nparameters = 0.9\n'
+    recipe = recipe_of(bench, f"{target}[puzzle]\nkv_heads = [1]\n")
+    preflight(recipe, read_spec(bench / "teacher"))
+    found = puzzle_alternatives(recipe, read_spec(bench / "teacher"))
+    assert {one.size for one in found if one.half == "attention"} == {0, 1}

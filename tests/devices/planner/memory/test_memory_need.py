@@ -61,6 +61,21 @@ def test_a_gpu_widens_a_layer_s_cache_to_16_bits(kv: KvType) -> None:
     )
 
 
+def test_heads_too_wide_for_flash_attention_are_copied_for_each_query_head() -> None:
+    def spec(dim: int, keys: int = 2) -> DecoderSpec:
+        return DecoderSpec.from_hf(CONFIG | {"head_dim": dim, "num_key_value_heads": keys})
+
+    def bytes_of(spec: DecoderSpec, engine: str, context: int = 48) -> int:
+        return workspace_bytes(spec, kv="fp16", context=context, chunk=16, engine=engine)
+
+    # Keys and values of 48 tokens by four heads, and a chunk's outputs in fp32.
+    for dim, copied in ((512, 2 * 2 * (48 + 16) * 4 * 512), (256, 0)):
+        both = [bytes_of(spec(dim), engine) for engine in ("onnxruntime-cuda", "tensorrt")]
+        assert both[0] - both[1] == copied
+    alone = spec(512, keys=4)
+    assert bytes_of(alone, "onnxruntime-cuda") == bytes_of(alone, "tensorrt")
+
+
 @pytest.mark.parametrize("kv", ["fp32", "int8"])
 def test_workspace_grows_with_context_and_chunk(kv: KvType) -> None:
     by_context = [workspace(kv=kv, context=tokens) for tokens in (16, 32, 64)]
