@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from edgelm.export.quantize.calibrate import Calibration, calibrate
-from edgelm.export.quantize.expert_sums import unseen_experts
+from edgelm.quantize.expert_sums import unseen_experts
 from edgelm.export.quantize.input_stats import InputStats, input_name
 from edgelm.export.quantize.kv_scales import KvScaling, ValueFactors
 from edgelm.export.quantize.methods import Method, has_coarse

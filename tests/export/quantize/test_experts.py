@@ -13,7 +13,7 @@ from edgelm.devices.kernels import kernels_of
 from edgelm.export.precision.legalize import legalize
 from edgelm.export.precision.source import assign_source
 from edgelm.export.quantize.calibrate import calibrate
-from edgelm.export.quantize.expert_sums import ExpertSums, unseen_experts
+from edgelm.quantize.expert_sums import ExpertSums, unseen_experts
 from edgelm.export.quantize.input_stats import InputStats
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.quantizer import Quantizer
