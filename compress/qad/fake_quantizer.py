@@ -169,7 +169,10 @@ def _local(parameter: Any) -> torch.Tensor:
 
 
 def _shard_like(full: torch.Tensor, parameter: Any) -> torch.Tensor:
-    """The rows of [N, blocks], or the experts of a stack's, that belong to this process's shard of a parameter."""
+    """The part of scales or zero points that belongs to this process's shard of a parameter.
+
+    Rows of [N, blocks], or experts of [experts, N, blocks].
+    """
     if hasattr(parameter, "to_local"):
         from torch.distributed.tensor import distribute_tensor
 

@@ -3,8 +3,8 @@
 Activation-aware scaling (`edgelm.quantize.awq`), then GPTQ for 4-bit matrices
 (`edgelm.quantize.gptq`), with second moments from the training text. Training starts from the
 weights that GPTQ compensated, on the grid that it chose. Experts of a mixture are rounded to
-nearest, as export does, with errors weighted by the inputs of each. This takes a minute; starting from
-round-to-nearest reached less in 65 thousand tokens (docs/decisions/qad-start.md).
+nearest, as export does, with errors weighted by the inputs of each. This takes a minute; starting
+from round-to-nearest reached less in 65 thousand tokens (docs/decisions/qad-start.md).
 """
 
 import shutil

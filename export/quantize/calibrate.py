@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgelm.quantize.expert_sums import ExpertSums
 from edgelm.export.source.reference import Reference
+from edgelm.quantize.expert_sums import ExpertSums
 
 _BATCH = 2  # sequences at a time
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 
@@ -28,9 +27,9 @@ from edgelm.spec.groups import experts_in, groups, tensor_names
 from edgelm.spec.tensor_shapes import stacked_by_input
 from tests.checkpoints.models import MIXTURES
 from tests.checkpoints.tiny_chat import VOCAB, save_tiny_chat
+from tests.compress.qad.exported import exported_alike
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.compress.training import SETTINGS, same, weights
-from tests.conftest import TinyFactory
 from tests.slow import slow_but
 
 # Matrices of one expert by input (gpt-oss), by output, and beside a shared expert.
@@ -96,7 +95,7 @@ def test_each_expert_has_a_grid_of_its_own(
             assert torch.equal(quantize(matrix, precision).dequantize(matrix.shape[1]), matrix)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=slow_but(KINDS, ("qwen3-moe", "gpt-oss")))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student after quantization-aware distillation, and the losses of its steps."""
     folder = tmp_path_factory.mktemp("qad")
@@ -148,24 +147,10 @@ def test_export_finds_the_same_blocks(trained: Path, tmp_path: Path) -> None:
     )
     assert manifest.gate is not None
     assert manifest.gate.passed
-    tensors = ir.load(tmp_path / "bundle" / "model.onnx").graph.initializers
     student = Weights(open_checkpoint(trained / "student"))
-    found = [group for group in student.groups() if student.experts(group)]
-    assert found
-
-    def stored(name: str) -> torch.Tensor:
-        value = tensors[name].const_value
-        assert value is not None
-        return torch.from_numpy(value.numpy().copy()).flatten(0, 1)
-
-    def nibbles(packed: torch.Tensor) -> torch.Tensor:
-        return torch.stack([packed & 15, packed >> 4], -1).flatten(1)
-
-    for group in found:
-        assert manifest.precision[group] == Int4(16)
-        scales = stored(f"{group}.scales").float()
-        levels = nibbles(stored(f"{group}.levels")).unflatten(1, (-1, 16)).float()
-        zeros = nibbles(stored(f"{group}.zero_points"))[:, : scales.shape[1], None].float()
-        values = (levels - zeros) * scales[..., None]
-        ours = student.matrix(group).unflatten(1, (-1, 16))
-        assert (values == ours).all(-1).float().mean() >= 0.99, group
+    alike = exported_alike(tmp_path / "bundle", student, manifest.precision)
+    experts = [group for group in alike if student.experts(group)]
+    assert experts
+    assert {manifest.precision[group] for group in experts} == {Int4(16)}
+    for group, same_blocks in alike.items():
+        assert same_blocks.float().mean() >= 0.99, group
