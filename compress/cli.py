@@ -208,19 +208,21 @@ def export_command(recipe: "Recipe", student: Path) -> str:
 
 def _grid_options(recipe: "Recipe", student: Path) -> list[str]:
     """The options of the export for the grid that QAD trained on; none without QAD."""
-    from edgelm.checkpoint.source import open_checkpoint
+    from edgelm.checkpoint.source import read_spec
+    from edgelm.compress.qad.precisions import qad_precisions
 
     if not recipe.qad:
         return []
-    layers, head = recipe.qad_precisions
+    spec = read_spec(student)
+    layers, head = qad_precisions(recipe, spec)
     words = ["--precision", recipe.qad.precision, "--method", "rtn"]
     if recipe.qad_group_size is not None:
-        words += ["--group-size", str(recipe.qad_group_size)]
+        words += ["--group-size", str(layers.group_size)]
     if recipe.qad.symmetric is not None:
         words.append("--symmetric" if layers.symmetric else "--no-symmetric")
     if head != layers:
         words += ["--layer", f"lm_head={recipe.qad.head}"]
-        if not open_checkpoint(student).spec.tie_word_embeddings:
+        if not spec.tie_word_embeddings:
             words += ["--layer", f"embedding={recipe.qad.head}"]
     return words
 

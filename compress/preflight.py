@@ -11,6 +11,7 @@ from edgelm.compress.puzzle.alternatives import Alternative, alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.puzzle.measured import MeasuredTimes, check_measurable
 from edgelm.compress.puzzle.settings import PuzzleSettings
+from edgelm.compress.qad.precisions import qad_precisions
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
@@ -34,7 +35,6 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         DoesNotFit: no shape meets the budget; the closest one is named.
     """
     recipe.check()
-    _check_family(recipe, spec)
     check_inputs(recipe, spec.max_position_embeddings)
     _check_lengths(recipe, spec)
     _check_trainings(recipe, processes)
@@ -42,6 +42,11 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
     shapes = [requested_shape(recipe, trimmed)] if recipe.prune else []
     if recipe.search:
         shapes += [one.shape for one in propose(_costs(recipe, trimmed), recipe.search)]
+    if recipe.qad:
+        for student in [shape.applied_to(trimmed) for shape in shapes] or [
+            student_spec(recipe, spec) or spec
+        ]:
+            qad_precisions(recipe, student)
     if recipe.importance.layers == "block":
         for depth in {shape.num_hidden_layers for shape in shapes}:
             check_has_block(spec, spec.num_hidden_layers - depth)
@@ -58,15 +63,6 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
         recipe.training(recipe.puzzle, bf16=False).check(1)
         _check_puzzle(recipe, recipe.puzzle, spec, trimmed)
     _check_student(recipe, spec)
-
-
-def _check_family(recipe: Recipe, spec: DecoderSpec) -> None:
-    if spec.mixtures and recipe.qad is not None:
-        raise BadInput(
-            f"[qad] cannot be used with {spec.family}: fake quantization has fixed grids for "
-            "single matrices, and export chooses those of stacked experts by the inputs of each; "
-            "remove [qad]"
-        )
 
 
 def _check_lengths(recipe: Recipe, spec: DecoderSpec) -> None:

@@ -5,10 +5,10 @@ weights is applied to the unquantized masters. The grid (scales and zero points 
 them) stays that of the start (`edgelm.compress.qad.start`): training learns which level each
 weight takes, and on another grid that would be lost. At 8 bits almost nothing would be lost; there
 the grid is chosen again at the end. It works on any shard of a matrix, because blocks lie along the
-input axis and shards along the other.
+input axis and shards along the other; stacked experts are sharded by expert.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +24,17 @@ from edgelm.quantize.rtn import Quantized, quantize
 class Grid:
     """Scales (fp16) and zero points (uint8) of a matrix, both [N, blocks].
 
+    Those of stacked experts are [experts, N, blocks].
+
     zero_points: None if the middle level is the zero point everywhere.
+    by_input: experts are stored [experts, K, N].
     """
 
     bits: int
     group_size: int
     scales: torch.Tensor
     zero_points: torch.Tensor | None
+    by_input: bool = False
 
     @classmethod
     def from_quantized(cls, quantized: Quantized, rows: slice = slice(None)) -> "Grid":
@@ -43,6 +47,18 @@ class Grid:
             None if zeros is None else zeros[rows].clone(),
         )
 
+    @classmethod
+    def from_experts(cls, experts: Sequence[Quantized], *, by_input: bool) -> "Grid":
+        """The grid of a stack, from the matrix of each expert."""
+        zeros = [one.zero_points for one in experts if one.zero_points is not None]
+        return cls(
+            experts[0].bits,
+            experts[0].group_size,
+            torch.stack([one.scales for one in experts]),
+            torch.stack(zeros) if zeros else None,
+            by_input,
+        )
+
     def to(self, parameter: torch.Tensor) -> "Grid":
         """The rows of the grid for this process's shard of a parameter, on its device."""
         zeros = self.zero_points
@@ -51,6 +67,7 @@ class Grid:
             self.group_size,
             _shard_like(self.scales, parameter),
             None if zeros is None else _shard_like(zeros, parameter),
+            self.by_input,
         )
 
     def refit(self, weight: torch.Tensor) -> "Grid":
@@ -58,15 +75,38 @@ class Grid:
         if self.bits == 4:
             return self
         precision = Int8(self.group_size, symmetric=self.zero_points is None)
-        return Grid.from_quantized(quantize(weight.float().cpu(), precision)).to(weight)
+        if weight.ndim == 2:
+            return Grid.from_quantized(quantize(weight.float().cpu(), precision)).to(weight)
+        experts = [quantize(one.float().cpu(), precision) for one in self._by_output(weight)]
+        if not experts:  # another process has them
+            return self
+        return Grid.from_experts(experts, by_input=self.by_input).to(weight)
 
     def round(self, weight: torch.Tensor) -> torch.Tensor:
-        """The nearest values on the grid of a matrix [N, K], in its own type."""
+        """The nearest values on the grid of a matrix or of stacked experts, in its own type."""
+        if weight.ndim == 2:
+            return self._round(weight, self.scales, self.zero_points)
+        rounded = torch.empty_like(weight)
+        zeros = [None] * len(weight) if self.zero_points is None else self.zero_points
+        # One expert at a time: several copies of a whole stack can be more than the model.
+        for target, *one in zip(
+            self._by_output(rounded), self._by_output(weight), self.scales, zeros, strict=True
+        ):
+            target.copy_(self._round(*one))
+        return rounded
+
+    def _by_output(self, stack: torch.Tensor) -> torch.Tensor:
+        """A view of stacked experts, [experts, N, K]."""
+        return stack.transpose(1, 2) if self.by_input else stack
+
+    def _round(
+        self, weight: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None
+    ) -> torch.Tensor:
         columns = weight.shape[1]
         padded = nn.functional.pad(weight.float(), (0, -columns % self.group_size))
         blocks = padded.unflatten(1, (-1, self.group_size))
-        middle, scales = float(1 << (self.bits - 1)), self.scales.float()[..., None]
-        zeros = middle if self.zero_points is None else self.zero_points.float()[..., None]
+        middle, scales = float(1 << (self.bits - 1)), scales.float()[..., None]
+        zeros = middle if zero_points is None else zero_points.float()[..., None]
         levels = torch.round(blocks / scales).add_(zeros).clamp_(0, (1 << self.bits) - 1)
         return levels.sub_(zeros).mul_(scales).flatten(1)[:, :columns].to(weight.dtype)
 
@@ -129,7 +169,10 @@ def _local(parameter: Any) -> torch.Tensor:
 
 
 def _shard_like(full: torch.Tensor, parameter: Any) -> torch.Tensor:
-    """The rows of [N, blocks] that belong to this process's shard of a parameter."""
+    """The part of scales or zero points that belongs to this process's shard of a parameter.
+
+    Rows of [N, blocks], or experts of [experts, N, blocks].
+    """
     if hasattr(parameter, "to_local"):
         from torch.distributed.tensor import distribute_tensor
 

@@ -2,8 +2,9 @@
 
 Activation-aware scaling (`edgelm.quantize.awq`), then GPTQ for 4-bit matrices
 (`edgelm.quantize.gptq`), with second moments from the training text. Training starts from the
-weights that GPTQ compensated, on the grid that it chose. This takes a minute; starting from
-round-to-nearest reached less in 65 thousand tokens (docs/decisions/qad-start.md).
+weights that GPTQ compensated, on the grid that it chose. Experts of a mixture are rounded to
+nearest, as export does, with errors weighted by the inputs of each. This takes a minute; starting
+from round-to-nearest reached less in 65 thousand tokens (docs/decisions/qad-start.md).
 """
 
 import shutil
@@ -21,13 +22,15 @@ from edgelm.compress.run.fingerprint import weights_sha256
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.sealed_tensors import UNSEALED, seal_file
 from edgelm.quantize.awq import Smoothing
+from edgelm.quantize.expert_sums import ExpertSums
 from edgelm.quantize.gptq import compensate
 from edgelm.quantize.hessians import Hessians
 from edgelm.quantize.precision import Int4, Int8, describe
 from edgelm.quantize.rtn import quantize
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.groups import EMBEDDING, HEAD, TABLES, groups, tensor_names
+from edgelm.spec.groups import EMBEDDING, HEAD, TABLES, experts_in, groups, tensor_names
 from edgelm.spec.tensor_names import stored_name
+from edgelm.spec.tensor_shapes import stacked_by_input
 
 
 @torch.no_grad()
@@ -61,7 +64,8 @@ def prepare_for_quantization(
             f"second moments need {format_bytes(moments.size_bytes)} in {scratch}, "
             f"{format_bytes(free)} are free; free some space or choose another run folder"
         )
-    with moments.watching(model):
+    experts = ExpertSums()
+    with moments.watching(model), experts.watching(model, spec):
         for tokens in batches:
             model.base_model(input_ids=tokens.to(model.device), use_cache=False)
     smoothing = None
@@ -70,8 +74,16 @@ def prepare_for_quantization(
         smoothing = Smoothing.from_mean_squares(spec, energy)
         fold_scales(smoothing, model, spec)
     grids: dict[str, Grid] = {}
+    mean_squares = experts.mean_square()
     for group in groups(spec):
         target = head if group in (HEAD, EMBEDDING) else precision
+        if experts_in(spec, group):
+            [name] = tensor_names(spec, group)
+            stack = model.get_parameter(name).detach()
+            grids[name] = _grid_of_experts(
+                stack, target, mean_squares[name], by_input=stacked_by_input(spec.family)
+            )
+            continue
         parameters = {name: model.get_parameter(name) for name in tensor_names(spec, group)}
         matrix = torch.cat([one.detach().float().cpu() for one in parameters.values()])
         # Without zero points, scales are positive: every engine's kernels can read those.
@@ -90,6 +102,25 @@ def prepare_for_quantization(
             grids[name] = Grid.from_quantized(quantized, rows)
             at += len(parameter)
     return grids
+
+
+def _grid_of_experts(
+    stack: torch.Tensor, precision: Int4 | Int8, mean_squares: torch.Tensor, *, by_input: bool
+) -> Grid:
+    """The grid that export chooses for each expert: to nearest, by the inputs that it gets.
+
+    Args:
+        stack: [experts, N, K], or [experts, K, N] with `by_input`.
+        precision: of the experts.
+        mean_squares: of the inputs of each, [experts, K].
+        by_input: the order of the stack.
+    """
+    matrices = stack.transpose(1, 2) if by_input else stack
+    rounded = [
+        quantize(matrix.float().cpu(), precision, importance.cpu())
+        for matrix, importance in zip(matrices, mean_squares, strict=True)
+    ]
+    return Grid.from_experts(rounded, by_input=by_input)
 
 
 def fold_scales(smoothing: Smoothing, model: Model, spec: DecoderSpec) -> None:
@@ -159,7 +190,8 @@ def read_start(
         bits = 4 if isinstance(target, Int4) else 8
         for name in tensor_names(spec, group):
             scales, zeros = tensors[f"{name}.scales"], tensors.get(f"{name}.zero_points")
-            grids[name] = Grid(bits, target.group_size, scales, zeros)
+            by_input = scales.ndim > 2 and stacked_by_input(spec.family)
+            grids[name] = Grid(bits, target.group_size, scales, zeros, by_input)
     return grids
 
 

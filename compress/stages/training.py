@@ -20,6 +20,7 @@ from edgelm.compress.distillation.train import distill
 from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
 from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model, gather_full_model, save_model
+from edgelm.compress.qad.precisions import qad_precisions
 from edgelm.compress.recipe.tables import Correct, DistillStage, Qad
 from edgelm.compress.run.run_folder import Length
 from edgelm.compress.stages.draft import freeze_shared
@@ -119,7 +120,7 @@ def _cache(state: State, settings: CacheSettings) -> Path:
 
 def quantization_aware_distill(state: State, settings: Qad) -> None:
     """Distill with quantized weights, for the grid that export will use."""
-    layers, head = state.recipe.qad_precisions
+    layers, head = qad_precisions(state.recipe, state.student_spec)
     kernels = state.recipe.target.kernels
     if kernels.has_zero_points:  # as export will quantize it
         head = kernels.for_table(head, state.student_spec.hidden_size)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgelm.export.quantize.expert_sums import ExpertSums
 from edgelm.export.source.reference import Reference
+from edgelm.quantize.expert_sums import ExpertSums
 
 _BATCH = 2  # sequences at a time
 
@@ -69,7 +69,7 @@ def calibrate(reference: Reference, tokens: torch.Tensor) -> Calibration:
     """Run the source over int64 tokens [B, T]; memory does not grow with B."""
     cache = _absmax_cache(reference)
     inputs, experts = _InputSums(), ExpertSums()
-    with _observed_inputs(reference, inputs), experts.watching(reference):
+    with _observed_inputs(reference, inputs), experts.watching(reference.model, reference.spec):
         for rows in tokens.split(_BATCH):
             hidden = reference.hidden_states(rows, cache=cache)
             inputs.add("lm_head.weight", hidden)

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from edgelm.export.quantize.calibrate import Calibration, calibrate
-from edgelm.export.quantize.expert_sums import unseen_experts
 from edgelm.export.quantize.input_stats import InputStats, input_name
 from edgelm.export.quantize.kv_scales import KvScaling, ValueFactors
 from edgelm.export.quantize.methods import Method, has_coarse
@@ -19,6 +18,7 @@ from edgelm.export.source.text import Passage
 from edgelm.export.work.cache import ArtifactCache
 from edgelm.files.hashing import file_sha256
 from edgelm.quantize.awq import Smoothing
+from edgelm.quantize.expert_sums import unseen_experts
 from edgelm.quantize.hessians import Hessians
 from edgelm.quantize.precision import (
     EIGHT_BIT_KV,

@@ -1,19 +1,25 @@
 """Recipes for mixtures of experts and Mamba-2 layers: the student computes the same everywhere."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from edgelm.bundle.manifest_file import read_manifest
 from edgelm.checkpoint.source import open_checkpoint, read_spec
-from edgelm.compress.cli import main
+from edgelm.compress.cli import export_command, main
 from edgelm.compress.model import spec_of
 from edgelm.compress.pipeline import compress_model
+from edgelm.compress.preflight import preflight
 from edgelm.compress.pruning.importance import score
 from edgelm.compress.pruning.prune import prune
 from edgelm.compress.pruning.shape import Shape
+from edgelm.errors import BadInput
+from edgelm.export.cli import main as export
+from edgelm.quantize.precision import Int4
 from tests.checkpoints.models import decide_clearly, tiny_model
 from tests.compress.recipes import (
     SEARCH,
@@ -25,7 +31,9 @@ from tests.compress.recipes import (
     write_recipe,
 )
 from tests.compress.saved_students import check_same_everywhere
+from tests.compress.training import same
 from tests.export.graphs import build_session
+from tests.forks import run_forked
 from tests.slow import slow_but
 
 DISTILL = """
@@ -34,6 +42,13 @@ tokens = 256
 batch_size = 2
 micro_batch = 2
 learning_rate = 3e-3
+checkpoint_steps = 1
+"""
+QAD = """
+[qad]
+tokens = 256
+batch_size = 2
+micro_batch = 2
 checkpoint_steps = 1
 """
 IMPORTANCE = "[importance]\nsamples = 4\n"
@@ -91,6 +106,8 @@ def prepared(folder: Path, name: str) -> None:
     workshop(folder, name=name, **FAMILIES[name][1])
     # Without it, transformers takes the class of the family's own tokenizer.
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    # Qwen's own class would add tokens of its own to those that have no name.
+    settings |= {"eos_token": "<|end|>", "pad_token": "<pad>", "unk_token": "<s>"}
     (folder / "teacher" / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -126,6 +143,66 @@ def test_heads_that_follow_the_hidden_size(
     record = compress_model(recipe_of(tmp_path, *parts), tmp_path / "student", report=lines.append)
     assert sum(line.startswith(begin) for line in lines) == 1
     assert record.shape == record.teacher_shape | {"hidden_size": 48, "mamba_num_heads": 6}
+    check_same_everywhere(tmp_path)
+
+
+@pytest.mark.parametrize("name", slow_but(("qwen3-moe", "gpt-oss", "qwen3.5-moe"), ("qwen3-moe",)))
+def test_quantization_aware_distillation(tmp_path: Path, name: str) -> None:
+    """Killed and resumed; the command that exports the student names the grid of its experts."""
+    prepared(tmp_path, name)
+    recipe = recipe_of(tmp_path, IMPORTANCE, prune_table(name), QAD)
+    path, student = tmp_path / "recipe.toml", tmp_path / "student"
+    arguments = (str(path), str(student), "--die-at", "qad: step 3/")
+    assert run_forked("tests.compress.run_recipe", *arguments) == -9
+    lines: list[str] = []
+    record = compress_model(recipe, student, report=lines.append)
+    assert "qad: resuming" in lines
+    assert stage(record, "qad").figures["held_out_divergence"] >= 0
+    whole = compress_model(recipe, tmp_path / "whole")
+    assert same(weights_of(student), weights_of(tmp_path / "whole"))
+    assert stage(record, "qad").figures == stage(whole, "qad").figures
+    check_same_everywhere(tmp_path)
+
+    size = 64 if name == "gpt-oss" else 16
+    words = shlex.split(export_command(recipe, student))
+    assert words[words.index("--group-size") + 1] == str(size)
+    bundle = tmp_path / "bundle"
+    assert export([*words[1:-1], str(bundle), "--kv", "fp32"]) == 0
+    manifest = read_manifest(bundle)
+    assert manifest.gate is not None
+    assert manifest.gate.passed
+    experts = {one for group, one in manifest.precision.items() if ".experts." in group}
+    assert experts == {Int4(size)}
+
+
+def test_experts_that_no_groups_divide(tmp_path: Path) -> None:
+    prepared(tmp_path, "qwen3-moe")
+    spec = read_spec(tmp_path / "teacher")
+    prune = "[prune]\nmoe_intermediate_size = {size}\n"
+    for size, table, message in (
+        (16, "[qad]\ngroup_size = 32\n", r"experts have 16 and 64 inputs.* set group_size = 16$"),
+        (24, "[qad]\n", r"\[qad\] int4 g64 zp: experts have 24 and 64 .* no group size divides"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            preflight(recipe_of(tmp_path, prune.format(size=size), table), spec)
+    tensorrt = "[target]\nname = 'jetson-orin'\n"
+    with pytest.raises(BadInput, match=r"\[qad\] for jetson-orin: .* no operator for a mixture"):
+        preflight(recipe_of(tmp_path, tensorrt, "[qad]\n"), spec)
+
+
+@pytest.mark.parametrize("name", slow_but(FAMILIES, ("gpt-oss",)))
+def test_drafts_of_other_teachers(tmp_path: Path, name: str) -> None:
+    """Layers as the teacher has them; written, read and exported alike, and drafting."""
+    prepared(tmp_path, name)
+    count = 1 if name == "falcon-h1" else 2
+    recipe = recipe_of(tmp_path, f"[draft]\nnum_hidden_layers = {count}\n", DISTILL)
+    record = compress_model(recipe, tmp_path / "student")
+    layers = stage(record, "draft").figures["layers"]
+    teacher, spec = (read_spec(tmp_path / one).layers for one in ("teacher", "student"))
+    assert [(one.mixer, one.mlp) for one in spec] == [
+        (teacher[index].mixer, teacher[index].mlp) for index in layers
+    ]
+    assert any(one.attends for one in spec)
     check_same_everywhere(tmp_path)
 
 

@@ -7,10 +7,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
-from torch.nn.functional import pad
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.data.packing import PackedTokens
@@ -26,6 +24,7 @@ from edgelm.quantize.precision import Int4, Int8, KvType, describe
 from edgelm.quantize.rtn import Quantized, quantize
 from tests.checkpoints.models import tiny_model
 from tests.checkpoints.tiny_chat import VOCAB, save_tiny_chat
+from tests.compress.qad.exported import blocks, exported_alike, stored
 from tests.compress.tokenizers import tiny_fast_tokenizer
 from tests.compress.training import SETTINGS, same, weights
 
@@ -53,12 +52,6 @@ def plain_grids(model: Any, precision: Int4 | Int8) -> dict[str, Grid]:
 
 def by_export(tensor: torch.Tensor, precision: Int4 | Int8) -> torch.Tensor:
     return quantize(tensor.detach(), precision).dequantize(tensor.shape[1])
-
-
-def blocks(matrix: torch.Tensor, group_size: int) -> torch.Tensor:
-    """[rows, blocks, group_size], zeros at the end."""
-    whole = pad(matrix, (0, -matrix.shape[1] % group_size))
-    return whole.view(len(whole), -1, group_size)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=describe)
@@ -239,30 +232,6 @@ def test_training_makes_up_for_rounding(trained: Trained) -> None:
     assert held_out_divergence(load_model(student), teacher, held_out) < 0.95 * before
 
 
-def stored(bundle: Path, group: str, columns: int, precision: Int4 | Int8) -> torch.Tensor:
-    """A group's matrix as the graph's own tensors make it."""
-    tensors = ir.load(bundle / "model.onnx").graph.initializers
-
-    def read(part: str) -> torch.Tensor:
-        value = tensors[f"{group}.{part}"].const_value
-        assert value is not None
-        return torch.from_numpy(value.numpy().copy())
-
-    def unpacked(packed: torch.Tensor) -> torch.Tensor:
-        rows = packed.flatten(1)
-        if isinstance(precision, Int8):
-            return rows
-        return torch.stack([rows & 15, rows >> 4], -1).flatten(1)
-
-    scales = read("scales").float()
-    scales = scales.view(len(scales), -1, 1)
-    levels = unpacked(read("levels")).view(len(scales), -1, precision.group_size).float()
-    zeros = torch.tensor(8.0 if isinstance(precision, Int4) else 128.0)
-    if not precision.symmetric:
-        zeros = unpacked(read("zero_points"))[:, : scales.shape[1], None].float()
-    return ((levels - zeros) * scales).flatten(1)[:, :columns]
-
-
 @pytest.mark.parametrize(
     ("precision", "share"),
     [(Int4(16), 0.99), (Int4(32, symmetric=True), 0.999), (Int8(32), 1.0)],
@@ -303,18 +272,6 @@ def test_levels_without_zero_points_are_every_engines(trained: Trained, positive
             assert alike.float().mean() >= 0.999, key
 
 
-def exported_alike(
-    bundle: Path, student: Weights, precision: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """By group, which blocks [rows, blocks] of the bundle are the checkpoint's bit for bit."""
-    found = {}
-    for group, one in precision.items():
-        matrix = student.matrix(group)
-        ours = blocks(stored(bundle, group, matrix.shape[1], one), one.group_size)
-        found[group] = (ours == blocks(matrix, one.group_size)).all(-1)
-    return found
-
-
 @pytest.mark.slow
 def test_export_with_a_head_of_eight_bits(trained: Trained, tmp_path: Path) -> None:
     """The head that QAD trains by default needs to be named to export."""
@@ -350,7 +307,7 @@ def test_levels_survive_the_int8_cache(trained: Trained, tmp_path: Path) -> None
     student = Weights(open_checkpoint(source))
     for group in student.groups():
         matrix = student.matrix(group)
-        ours = blocks(stored(tmp_path / "b", group, matrix.shape[1], precision), 16)
+        ours = blocks(stored(tmp_path / "b", group, matrix.shape, precision), 16)
         theirs = blocks(matrix, 16)
         factor = (ours * theirs).sum(-1) / theirs.square().sum(-1)
         error = (ours - factor[..., None] * theirs).abs().amax(-1) / theirs.abs().amax(-1)

@@ -1,19 +1,25 @@
 """[puzzle] in a recipe: a student whose layers differ, and that plain transformers loads."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edgelm.checkpoint.source import read_spec
+from edgelm.bundle.manifest_file import read_manifest
+from edgelm.checkpoint.source import open_checkpoint, read_spec
 from edgelm.checkpoint.student import StudentRecord, read_student_record
+from edgelm.compress.cli import export_command
 from edgelm.compress.model import load_model
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.preflight import preflight, puzzle_alternatives
 from edgelm.devices.calibration import halves
 from edgelm.errors import BadInput, DoesNotFit
+from edgelm.export.cli import main as export
+from edgelm.export.quantize.weights import Weights
+from tests.compress.qad.exported import exported_alike
 from tests.compress.recipes import DISTILL, EVALUATE, QAD, recipe_of, stage
 from tests.forks import run_forked
 
@@ -88,6 +94,27 @@ def test_fewer_heads_alone(bench: Path, tmp_path: Path) -> None:
     with torch.inference_mode():
         ours = load_model(tmp_path / "student")(tokens).logits
         torch.testing.assert_close(plain(tokens).logits, ours, rtol=0, atol=1e-5)
+
+
+def test_a_grid_for_layers_of_their_own_sizes(
+    done: tuple[Path, StudentRecord], bench: Path, tmp_path: Path
+) -> None:
+    """Trained on a grid and nothing else; export finds the same blocks."""
+    model = done[0] / "student.run" / "puzzle" / "model"
+    recipe = recipe_of(bench, f"student = '{model}'\n", QAD)
+    record = compress_model(recipe, tmp_path / "student")
+    assert [one.name for one in record.stages if one.tokens] == ["qad"]
+    student = Weights(open_checkpoint(tmp_path / "student"))
+    assert student.checkpoint.spec.layers == read_spec(model).layers
+    words = shlex.split(export_command(recipe, tmp_path / "student"))
+    bundle = tmp_path / "bundle"
+    assert export([*words[1:-1], str(bundle), "--kv", "fp32"]) == 0
+    manifest = read_manifest(bundle)
+    assert manifest.gate is not None
+    assert manifest.gate.passed
+    assert set(manifest.precision) == set(student.groups())
+    for group, alike in exported_alike(bundle, student, manifest.precision).items():
+        assert alike.float().mean() >= 0.99, group
 
 
 def test_measured_costs_stay_with_the_run(

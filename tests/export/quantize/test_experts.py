@@ -13,13 +13,13 @@ from edgelm.devices.kernels import kernels_of
 from edgelm.export.precision.legalize import legalize
 from edgelm.export.precision.source import assign_source
 from edgelm.export.quantize.calibrate import calibrate
-from edgelm.export.quantize.expert_sums import ExpertSums, unseen_experts
 from edgelm.export.quantize.input_stats import InputStats
 from edgelm.export.quantize.methods import METHODS
 from edgelm.export.quantize.quantizer import Quantizer
 from edgelm.export.quantize.source_levels import mxfp4_from_source
 from edgelm.export.quantize.weights import Weights
 from edgelm.export.source.reference import Reference
+from edgelm.quantize.expert_sums import ExpertSums, unseen_experts
 from edgelm.quantize.precision import Fp32, Int4, Int8, Mxfp4
 from edgelm.quantize.rtn import quantize
 from tests.checkpoints.gguf_files import write_gguf

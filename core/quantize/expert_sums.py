@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from edgelm.export.source.reference import Reference
 from edgelm.quantize.expert_neurons import expert_neurons
+from edgelm.spec.decoder import DecoderSpec
 from edgelm.spec.groups import tensor_names
 from edgelm.spec.layers.experts import MixtureOfExperts
 from edgelm.spec.tensor_shapes import stacked_by_input
@@ -29,15 +29,15 @@ class ExpertSums:
         self._squares: dict[str, torch.Tensor] = {}
 
     @contextmanager
-    def watching(self, reference: Reference) -> Iterator[None]:
-        """Observe the experts while the source runs in this block."""
-        spec, hooks = reference.spec, []
+    def watching(self, model: Any, spec: DecoderSpec) -> Iterator[None]:
+        """Observe the experts of a model of transformers while it runs in this block."""
+        hooks = []
         for index, layer in enumerate(spec.layers):
             if layer.mlp is None:
                 continue
             parts = ("gate_up", "down")
             names = [tensor_names(spec, f"layers.{index}.mlp.experts.{one}")[0] for one in parts]
-            module = reference.model.get_submodule(names[0].rpartition(".")[0])
+            module = model.get_submodule(names[0].rpartition(".")[0])
             observe = self._observe(layer.mlp, names, stacked_by_input(spec.family))
             hooks.append(module.register_forward_pre_hook(observe))
         try:
@@ -59,7 +59,7 @@ class ExpertSums:
         self, mixture: MixtureOfExperts, names: list[str], by_input: bool
     ) -> Callable[..., None]:
         def observe(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:
-            hidden, chosen = arguments[0].flatten(0, -2), arguments[1]
+            hidden, chosen = (one.detach().flatten(0, -2) for one in arguments[:2])
             for expert in chosen.unique().tolist():
                 rows = hidden[(chosen == expert).any(-1)]
                 self._add(names[0], mixture.experts, expert, rows)
@@ -70,9 +70,9 @@ class ExpertSums:
 
     def _add(self, name: str, experts: int, expert: int, rows: torch.Tensor) -> None:
         if name not in self._squares:
-            self._squares[name] = torch.zeros(experts, rows.shape[1])
-            self.tokens[name] = torch.zeros(experts)
-            self.absmax[name] = torch.zeros(rows.shape[1])
+            self._squares[name] = torch.zeros(experts, rows.shape[1], device=rows.device)
+            self.tokens[name] = torch.zeros(experts, device=rows.device)
+            self.absmax[name] = torch.zeros(rows.shape[1], device=rows.device)
         self._squares[name][expert] += rows.square().sum(0)
         self.tokens[name][expert] += len(rows)
         torch.maximum(self.absmax[name], rows.abs().amax(0), out=self.absmax[name])
