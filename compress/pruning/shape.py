@@ -155,11 +155,12 @@ class Shape(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
                 f"cannot prune mamba_num_heads to {heads}: the same number of heads in each of "
                 f"{mamba.n_groups} groups share B and C; use a multiple of {mamba.n_groups}"
             )
+        groups = f", and each of {mamba.n_groups} groups has as many" if mamba.n_groups > 1 else ""
         raise BadInput(
             f"cannot prune {spec.family} to hidden_size {hidden} with {heads} heads of "
             f"{mamba.head_dim} channels in Mamba-2 layers: their class derives the width of "
-            "all heads from the hidden size, as an integer times it (mamba_expand), and each of "
-            f"{mamba.n_groups} groups has as many; use {_nearest_mamba(spec, hidden, heads)}"
+            f"all heads from the hidden size, as an integer times it (mamba_expand){groups}; use "
+            f"{_nearest_mamba(spec, hidden, heads)}"
         )
 
     def fits_mamba(self, spec: DecoderSpec) -> bool:
