@@ -73,7 +73,7 @@ class StopSignals:
             self.deliver()
         self.received, self._received_at = signal.Signals(number), now
         _log.warning(
-            "%s: the current step ends with a checkpoint; once more, after %g seconds or later, "
+            "%s: the current step ends with a checkpoint; a second one, after %g seconds or later, "
             "ends at once, without it",
             self.received.name,
             _REPEAT_SECONDS,
