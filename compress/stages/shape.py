@@ -79,7 +79,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
     needed = settings.refit and _removes_inputs(state)
     # Scores of a recipe that removed whole layers only have none, and are the same otherwise; those
     # of an earlier version lack matrices that are refitted today.
-    if needed and is_main_process() and not _has_moments(state):
+    if needed and is_main_process() and state.moments() is None:
         _collect_moments(state, state.load(state.teacher, state.compute), folder)
 
 
@@ -100,11 +100,6 @@ def _check_scores(state: State) -> None:
             f"did not score what is removed with {' and '.join(lacking)}; remove this folder, and "
             "start the recipe again"
         )
-
-
-def _has_moments(state: State) -> bool:
-    moments = state.moments()
-    return moments is not None and moments.collected
 
 
 def _removes_inputs(state: State) -> bool:

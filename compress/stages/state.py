@@ -155,13 +155,14 @@ class State:
         return Importance.load(self.importance_folder / "importance.safetensors")
 
     def moments(self) -> Hessians | None:
-        """Second moments for `refit`, if they were collected."""
+        """Second moments for `refit`, if those of all its matrices were collected."""
         folder = self.importance_folder / MOMENTS
         if not folder.is_dir():
             return None
         spec = self.teacher.spec
         # As sums: least squares do not depend on their scale.
-        return Hessians(folder, spec, parts=refitted_parts(spec), tokens=1)
+        found = Hessians(folder, spec, parts=refitted_parts(spec), tokens=1)
+        return found if found.collected else None
 
     def inputs(self, settings: Any, upstream: str) -> dict[str, Any]:
         """What a stage's result depends on: settings, starting point, teacher and data.

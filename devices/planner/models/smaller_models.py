@@ -148,12 +148,16 @@ def _scaled(size: int, percent: int) -> int:
 
 
 def _fitting_hidden(spec: DecoderSpec, hidden: int) -> int:
-    """The widest hidden size up to this one that the heads of Mamba-2 layers can follow."""
+    """The widest hidden size up to this one that the heads of Mamba-2 layers can follow.
+
+    Below all of them it is the narrowest one.
+    """
     if mamba_of(spec) is None:
         return hidden
     multiple = _multiple(spec.hidden_size)
-    fitting = (size for size in range(hidden, 0, -multiple) if following_mamba_heads(spec, size))
-    return next(fitting, spec.hidden_size)
+    sizes = range(multiple, spec.hidden_size + 1, multiple)
+    fitting = [size for size in sizes if following_mamba_heads(spec, size)] or [spec.hidden_size]
+    return max((size for size in fitting if size <= hidden), default=fitting[0])
 
 
 def _with(

@@ -2,7 +2,10 @@
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,11 +25,70 @@ def test_the_first_signal_is_recorded_and_delivered_later(caplog: pytest.LogCapt
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_signal_takes_effect_at_once() -> None:
+REPEAT = "edgelm.compress.run.stop_signals._REPEAT_SECONDS"
+
+
+def test_a_second_signal_takes_effect_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REPEAT, 0)
     with StopSignals():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_that_a_launcher_forwards_is_not_a_second_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(REPEAT, 1e9)
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            stop.deliver()
+
+
+@contextmanager
+def handling_sigterm(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """The program has a handler of its own."""
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_another_signal_takes_effect_at_once() -> None:
+    with handling_sigterm(signal.default_int_handler), StopSignals():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_handler_that_returns_ends_the_training_once() -> None:
+    """An alignment that continued would save its student as complete."""
+    seen = list[int]()
+    with handling_sigterm(lambda number, _: seen.append(number)), StopSignals() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert not seen
+        with pytest.raises(KeyboardInterrupt):
+            stop.deliver()
+    assert seen == [signal.SIGTERM]
+
+
+def test_a_signal_after_the_last_step_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt), StopSignals():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_error_is_not_replaced_by_the_signal() -> None:
+    def fail() -> None:
+        with StopSignals():
+            signal.raise_signal(signal.SIGINT)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
 
 
 def test_what_is_ignored_stays_ignored() -> None:
@@ -74,3 +136,18 @@ def test_ctrl_c_in_a_training_keeps_its_steps(tmp_path: Path) -> None:
         next(steps)
     assert (tmp_path / "step-00000003").is_dir()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_after_the_last_step(tmp_path: Path) -> None:
+    """The recipe's next stage, which may take hours, does not begin."""
+    teacher, student = teacher_and_student()
+    for _ in distill(student, teacher, rows(), SETTINGS, tmp_path):
+        pass
+    teacher, student = teacher_and_student()
+
+    def interrupt(step: int) -> None:
+        assert step == SETTINGS.last_step
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(distill(student, teacher, rows(), SETTINGS, tmp_path, after_step=interrupt))

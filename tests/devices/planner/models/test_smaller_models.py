@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgelm.devices.planner.models.smaller_models import SmallerModel, smaller_models
+from edgelm.devices.planner.models.smaller_models import SmallerModel, _thinner, smaller_models
 from edgelm.devices.planner.plan import choices
 from edgelm.devices.planner.plan_text import smaller_models_table
 from edgelm.devices.profile import Profile
@@ -222,6 +222,15 @@ def test_heads_of_mamba_follow_the_hidden_size() -> None:
     cut = with_mamba_heads(resized(spec, *sizes(both)), heads)
     assert heads < 8
     assert both.parameters == cut.parameters
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+def test_candidates_only_shrink(groups: int) -> None:
+    """Bisection depends on it, also below the hidden sizes that heads in groups can follow."""
+    config = tiny_config("granite-hybrid", mamba_n_groups=groups)
+    candidates = list(_thinner(DecoderSpec.from_hf(config.to_dict())))
+    parameters = [one.parameters for one in candidates]
+    assert parameters == sorted(parameters, reverse=True)
 
 
 def test_a_student_of_puzzle_has_no_smaller_models() -> None:
