@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("--text", type=Path, default=Path("docs"), help="folder of Markdown files")
     parser.add_argument("--steps", type=int, default=600, help="of training (default: 600)")
     parser.add_argument("--hidden-sizes", type=int, nargs="+", default=[112, 96])
-    parser.add_argument("--seeds", type=int, default=1, help="teachers (default: 1)")
+    parser.add_argument("--seeds", type=int, default=2, help="teachers (default: 2)")
     options = parser.parse_args()
     return run_command(lambda: _run(options))
 

@@ -158,8 +158,8 @@ def test_sizes_that_cannot_be(name: str, change: dict[str, int], message: str) -
 
 def test_a_decoder_without_such_layers_keeps_none() -> None:
     """The class checks their sizes all the same (Granite 4 Micro, or a student of others)."""
-    attention = {"layer_types": ["full_attention"] * 2, "num_hidden_layers": 2}
-    model = tiny_model("granite-hybrid", **attention)
+    kinds = ["full_attention"] * 2
+    model = tiny_model("granite-hybrid", layer_types=kinds, num_hidden_layers=2)
     shape = smaller(model, hidden_size=44, intermediate_size=64)
     student = prune(model, shape, score(model, [TOKENS]))
     assert Shape.from_spec(spec_of(student)) == shape

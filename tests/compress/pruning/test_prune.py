@@ -183,9 +183,10 @@ def cut_shape(spec: DecoderSpec, cut: str) -> Shape:
         least = max(sizes["num_hidden_layers"], len(lasting_layers(spec)) + 1)
         sizes["num_hidden_layers"] = min(least, spec.num_hidden_layers - 1)
     if mamba_of(spec) is not None:
-        hidden = sizes.get("hidden_size", spec.hidden_size)
-        hidden = next(size for size in range(hidden, 65, 8) if following_mamba_heads(spec, size))
-        sizes |= {"hidden_size": hidden, "mamba_num_heads": following_mamba_heads(spec, hidden)}
+        widths = range(sizes.get("hidden_size", spec.hidden_size), spec.hidden_size + 1, 8)
+        following = ((width, following_mamba_heads(spec, width)) for width in widths)
+        width, heads = next((width, heads) for width, heads in following if heads is not None)
+        sizes |= {"hidden_size": width, "mamba_num_heads": heads}
     return msgspec.structs.replace(full, **sizes)
 
 
