@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATTERN=P",
-        help="precision of matching groups, e.g. 'layers.0.*=int8'; repeatable",
+        help="precision of groups: 'layers.0.*=int8'; repeatable",
     )
     add(
         "--gate",
@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--assistant",
         metavar="DIR",
-        help="also export the assistant of MODEL (Gemma 4), a folder or hub id",
+        help="also export this assistant of MODEL (Gemma 4)",
     )
     add(
         "--segments",
