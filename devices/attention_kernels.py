@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import EIGHT_BIT_KV, KvType
-from edgelm.spec.decoder import DecoderSpec, HeadSizes
+from edgelm.spec.decoder import DecoderSpec
+from edgelm.spec.layers.heads import HeadSizes
 
 _CUDA = "onnxruntime-cuda"
 # The most channels of a head in flash attention; wider heads take the memory-efficient kernel.

@@ -7,6 +7,7 @@ import pytest
 
 from edgelm.devices.attention_kernels import cache_notes, check_cache, check_context, has_cache
 from edgelm.devices.kernels import check_shape
+from edgelm.devices.planner.configuration import listed_caches
 from edgelm.devices.planner.plan import plan
 from edgelm.devices.profile import load_profile
 from edgelm.errors import BadInput
@@ -94,11 +95,10 @@ def test_caches_of_8_bits_that_no_kernel_takes(spec: DecoderSpec, why: str, kv: 
 
 def test_plans_list_the_caches_that_there_are() -> None:
     device = load_profile("laptop-rtx-4060")
-    for spec, expected in ((WIDE, {"bf16"}), (gemma("gemma3"), {"bf16", "int8"})):
-        found = plan(spec, device, PlanRequest("int4", engine=CUDA))
-        assert found.kv == "bf16"
-        listed = {kv for kv in ("bf16", "int8") if has_cache(spec, CUDA, kv)}  # type: ignore[arg-type]
-        assert listed == expected
+    asked = PlanRequest("int4", engine=CUDA)
+    for spec, expected in ((WIDE, ("bf16",)), (gemma("gemma3"), ("bf16", "int8"))):
+        assert listed_caches(spec, device, device.engine(CUDA), asked) == expected
+        assert plan(spec, device, asked).kv == "bf16"
     with pytest.raises(BadInput, match="take 16 bits only"):
         plan(WIDE, device, PlanRequest("int4", kv="int8", engine=CUDA))
 
