@@ -72,7 +72,7 @@ def main() -> None:
 def run_job(job: Job) -> None:
     """Run a job to its end; losses and weights are in `result.pt` of its folder."""
     if job.sharded:
-        shard("Qwen3MoeDecoderLayer" if job.mixture else "LlamaDecoderLayer")
+        shard(*["Qwen3MoeDecoderLayer"] * job.mixture)
     if job.die_saving:
         _die_saving(job.die_saving)
     if job.full_at:
@@ -140,7 +140,7 @@ def _save(model: Any, path: Path) -> None:
         torch.save(dict(model.named_parameters()), path)
 
 
-def shard(layer: str) -> None:
+def shard(layer: str = "LlamaDecoderLayer") -> None:
     """FSDP2, which accelerate sets up on GPUs alone and torch runs on a CPU as well.
 
     layer: the class whose modules are sharded each on its own; the first one counts in a process.
