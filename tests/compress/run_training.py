@@ -71,8 +71,10 @@ def main() -> None:
 
 def run_job(job: Job) -> None:
     """Run a job to its end; losses and weights are in `result.pt` of its folder."""
-    if job.sharded:
-        shard(*["Qwen3MoeDecoderLayer"] * job.mixture)
+    if job.sharded and job.mixture:
+        shard("Qwen3MoeDecoderLayer")
+    elif job.sharded:
+        shard()
     if job.die_saving:
         _die_saving(job.die_saving)
     if job.full_at:
