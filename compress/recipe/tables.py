@@ -242,7 +242,8 @@ class Qad(Schedule, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     precision: precision of the layers
     group_size: weights per scale, of layers and head; by default 64 where the engine supports
-        groups for both, else each precision's own
+        groups for both, or less where 64 does not divide the inputs of experts, else each
+        precision's own
     symmetric: no zero points; by default only where the engine has none
     head: precision of the head
     learning_rate: peak learning rate

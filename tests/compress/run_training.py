@@ -3,12 +3,12 @@
 python -m tests.compress.run_training JOB...
 
 A job is a folder and what is done in it: `FOLDER,micro_batch=2,sharded,quantized,stop_at=5`. Jobs
-run one after the other, in one process group. `stop_at` abandons a job after a step without
-closing it, `die_at` kills the process after a step, `sigterm_at` sends it SIGTERM (the first
-process, of several), `die_saving` within the checkpoint of a step.
-`bf16` multiplies in bf16. `watched` measures held-out rows every three steps and saves the student
-after four. With `full_at` the second process finds the disk full at the checkpoint of a step; what
-every process raises is in FOLDER/error-RANK.
+run one after the other, in one process group. `stop_at` abandons a job after a step without closing
+it, `die_at` kills the process after a step, `sigterm_at` sends it SIGTERM (the first process, of
+several), `die_saving` kills it within the checkpoint of a step. `bf16` multiplies in bf16,
+`mixture` trains a mixture of experts. `watched` measures held-out rows every three steps and saves
+the student after four. With `full_at` the second process finds the disk full at the checkpoint of a
+step; what every process raises is in FOLDER/error-RANK.
 """
 
 import errno
@@ -29,6 +29,7 @@ from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import gather_full_model
 from edgelm.errors import DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
+from tests.checkpoints.models import tiny_model
 from tests.compress.training import SETTINGS, rows, teacher_and_student
 
 _abandoned: list[Iterator[Step]] = []  # a generator that is collected would end in good order
@@ -50,6 +51,7 @@ class Job:
     full_at: int | None = None
     watched: bool = False
     bf16: bool = False
+    mixture: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Job":
@@ -71,13 +73,15 @@ def main() -> None:
 
 def run_job(job: Job) -> None:
     """Run a job to its end; losses and weights are in `result.pt` of its folder."""
-    if job.sharded:
+    if job.sharded and job.mixture:
+        shard("Qwen3MoeDecoderLayer")
+    elif job.sharded:
         shard()
     if job.die_saving:
         _die_saving(job.die_saving)
     if job.full_at:
         _fill_disk_of_one(job.full_at)
-    teacher, student = teacher_and_student()
+    teacher, student = mixtures() if job.mixture else teacher_and_student()
     settings = msgspec.structs.replace(
         SETTINGS, micro_batch=job.micro_batch, batch_size=job.batch_size, bf16=job.bf16
     )
@@ -111,6 +115,17 @@ def run_job(job: Job) -> None:
         torch.save(result, job.folder / "result.pt")
 
 
+def mixtures() -> tuple[Any, Any]:
+    """A tiny mixture of experts and its copy."""
+    teacher, student = tiny_model("qwen3-moe"), tiny_model("qwen3-moe")
+    with torch.no_grad():
+        for model in (teacher, student):
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter *= 0.4
+    return teacher, student
+
+
 def _watch(folder: Path, student: Any, teacher: Any) -> Milestones:
     return Milestones(
         folder,
@@ -131,8 +146,11 @@ def _save(model: Any, path: Path) -> None:
         torch.save(dict(model.named_parameters()), path)
 
 
-def shard() -> None:
-    """FSDP2, which accelerate sets up on GPUs alone and torch runs on a CPU as well."""
+def shard(layer: str = "LlamaDecoderLayer") -> None:
+    """FSDP2, which accelerate sets up on GPUs alone and torch runs on a CPU as well.
+
+    layer: the class whose modules are sharded each on its own; the first one counts in a process.
+    """
     from accelerate import Accelerator
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -146,7 +164,7 @@ def shard() -> None:
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+            transformer_cls_names_to_wrap=[layer],
             reshard_after_forward=True,
             cpu_ram_efficient_loading=True,
             state_dict_type="SHARDED_STATE_DICT",

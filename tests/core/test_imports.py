@@ -30,7 +30,7 @@ WITH_TORCH = {
     "edgelm.checkpoint.quantized.unpack",
     *(
         f"edgelm.quantize.{name}"
-        for name in ("awq", "expert_neurons", "gptq", "grids", "hessians", "rtn")
+        for name in ("awq", "expert_neurons", "expert_sums", "gptq", "grids", "hessians", "rtn")
     ),
 }
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "safetensors", "gguf", "huggingface_hub"]

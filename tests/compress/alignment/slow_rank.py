@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from edgelm.compress.alignment.metrics_callback import MetricsCallback
 from edgelm.compress.alignment.run import AlignRun
 from edgelm.compress.run.distributed import is_main_process, process_index, wait_for_all
+from edgelm.compress.run.stop_signals import StopSignals
 
 
 def main() -> None:
@@ -24,4 +25,4 @@ def main() -> None:
     (folder / f"rng_state_{process_index()}.pth").write_bytes(b"state")
     state = TrainerState(global_step=2, is_world_process_zero=is_main_process())
     arguments = TrainingArguments(output_dir=str(run.checkpoints), use_cpu=True)
-    MetricsCallback(run, None).on_save(arguments, state, TrainerControl())
+    MetricsCallback(run, None, StopSignals()).on_save(arguments, state, TrainerControl())

@@ -144,6 +144,21 @@ def test_two_shards_quantize_as_one_and_resume(two: Path, tmp_path: Path) -> Non
     check_near(two / "quantized", run_here(tmp_path, quantized=True), first=4)
 
 
+@pytest.mark.slow
+def test_two_shards_quantize_experts_as_one(tmp_path: Path) -> None:
+    """Each process has half of the experts, and their part of the grid."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    job = f"{shards},micro_batch=2,sharded,quantized,mixture"
+    assert run_elsewhere(job, processes=2) == 0
+    ours, whole = result(shards), run_here(tmp_path / "one", quantized=True, mixture=True)
+    for (_, loss), (_, expected) in zip(ours["losses"], whole["losses"], strict=True):
+        assert loss == pytest.approx(expected, abs=1e-4)
+    for one, other in _pairs(whole, ours):
+        close = torch.isclose(one, other, rtol=0, atol=1e-4)
+        assert close.float().mean() > 0.99, "few weights are between two levels"
+
+
 def test_shards_are_gathered_in_bf16_and_reduced_in_fp32(two: Path, tmp_path: Path) -> None:
     shards, whole = result(two / "halves"), run_here(tmp_path, bf16=True)
     assert shards["types"] == {"torch.bfloat16"}
