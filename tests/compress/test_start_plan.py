@@ -14,7 +14,7 @@ from edgelm.compress.start_plan import StagePlan, plan_stages, plan_table
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
 from tests.checkpoints.models import tiny_config
-from tests.compress.recipes import DISTILL, LENGTH, PRUNE, QAD, SEARCH, recipe_of
+from tests.compress.recipes import DISTILL, LENGTH, PRUNE, SEARCH, recipe_of
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 LLAMA_8B = {
@@ -134,12 +134,6 @@ def test_refused_before_anything_is_loaded(bench: Path) -> None:
     align = "[align]\ndata = 'chat.jsonl'\nbatch_size = 8\n"
     with pytest.raises(BadInput, match="batch_size 8 cannot be divided over 3 processes"):
         preflight(recipe_of(bench, PRUNE, align), TINY, processes=3)
-
-
-def test_experts_have_no_fake_quantization(bench: Path) -> None:
-    spec = DecoderSpec.from_hf(tiny_config("qwen3-moe").to_dict())
-    with pytest.raises(BadInput, match=r"\[qad\] cannot be used with qwen3_moe: fake quantization"):
-        preflight(recipe_of(bench, PRUNE, DISTILL, QAD), spec)
 
 
 def test_the_plan_counts_fewer_experts(bench: Path) -> None:
