@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from edgelm.compress.recipe import Recipe
 
 _MOST_SHARDS = 8  # of one machine; more would wait for the network at every layer
-_WITH_A_RECIPE = ("output", "run", "print_recipe", "dry_run", "world_size", "tflops")
+_WITH_A_RECIPE = (
+    *("output", "run", "until", "only"),
+    *("print_recipe", "dry_run", "world_size", "tflops"),
+)
 _BUDGET = {"parameters", "max_memory_bytes", "min_tokens_per_second", "max_first_token_ms"}
 _EPILOG = """\
 examples:
@@ -31,6 +34,7 @@ examples:
 
 Run the same command again after an interruption: it resumes, and reruns only what changed.
 Several GPUs: accelerate launch -m edgelm.compress.cli recipe.toml -o student/
+To prune on one GPU and train on many, end the first run with --until prune.
 exit codes: 0 done, 2 bad input, 3 a bug in edgelm
 """
 
@@ -51,6 +55,17 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="folder for the stages' results (default: OUTPUT.run)",
+    )
+    stages = parser.add_argument_group("a part of the stages").add_mutually_exclusive_group()
+    stages.add_argument(
+        "--until",
+        metavar="STAGE",
+        help="end after this stage, e.g. prune; the same command without it continues",
+    )
+    stages.add_argument(
+        "--only",
+        metavar="STAGE",
+        help="run this stage alone, e.g. evaluate; those before it have to be done",
     )
     group = parser.add_argument_group("without a recipe")
     add = group.add_argument
@@ -133,10 +148,21 @@ def _compress(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(_dry_run(recipe, options))
         return
-    from edgelm.compress.pipeline import compress_model
+    from edgelm.compress.pipeline import compress_model, run_stages_until
 
     _silence_libraries()
     line = _ProgressLine()
+    if last := options.until or options.only:
+        from edgelm.compress.run.run_folder import Part
+
+        part = Part(last, only=options.only is not None)
+        run_stages_until(
+            recipe, options.output, part, run=options.run, progress=line.show, report=line.log
+        )
+        line.end()
+        if is_main_process():
+            print(f"{last}: done; continue with the same command without --{'only' if part.only else 'until'}")
+        return
     record = compress_model(
         recipe, options.output, run=options.run, progress=line.show, report=line.log
     )
@@ -156,11 +182,17 @@ def _check(recipe: "Recipe", options: argparse.Namespace) -> None:
     """Refuse what cannot work within a second, before torch is loaded."""
     from edgelm.checkpoint.source import read_spec
     from edgelm.compress.preflight import preflight
+    from edgelm.compress.recipe.stage_names import check_stage_name
 
     if (options.world_size or options.tflops) and not options.dry_run:
         raise BadInput("--world-size and --tflops belong to --dry-run; add it")
     if options.tflops is not None and not 0 < options.tflops < math.inf:
         raise BadInput(f"--tflops {options.tflops:g}: expected a number above 0")
+    for name in (options.until, options.only):
+        if name is not None:
+            check_stage_name(recipe, name)
+    if (options.until or options.only) and options.dry_run:
+        raise BadInput("--dry-run describes all stages; remove --until or --only")
     processes = options.world_size or world_size()
     preflight(recipe, read_spec(recipe.teacher), processes=processes)
 

@@ -31,6 +31,7 @@ from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
 from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 
 _POLL_SECONDS = 0.2
+ARITHMETIC = "arithmetic"  # a stage of a few milliseconds
 _INPUTS, _DONE = "inputs.json", "done.json"
 _REPLACED = "replaced"
 _CACHE = "cache"
@@ -60,6 +61,22 @@ class Result(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, sha256=hashlib.sha256(content).hexdigest())
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of a recipe to run.
+
+    last: the stage after which the run ends.
+    only: whether every stage before it has to be done already.
+    """
+
+    last: str
+    only: bool = False
+
+
+class PartDone(Exception):
+    """The last stage of the requested part is done."""
+
+
 @dataclass(frozen=True)
 class Length:
     """How far a stage goes, where another length may continue what is in its folder.
@@ -75,11 +92,20 @@ class Length:
 
 
 class RunFolder:
-    """Runs stages in a folder, and skips those that are done."""
+    """Runs stages in a folder, and skips those that are done.
 
-    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+    Args:
+        folder: of the run.
+        report: called with lines for a log.
+        part: what to run of the recipe; None: all of it.
+    """
+
+    def __init__(
+        self, folder: Path, report: Callable[[str], None], part: Part | None = None
+    ) -> None:
         self.folder = folder
         self.report = report
+        self.part = part
         self.records: list[StageRecord] = []
         self.hashes = HashCache(folder)
         # Other processes may start after the main one has begun to write.
@@ -122,7 +148,24 @@ class RunFolder:
 
         Returns:
             The stage's folder, and the hash of its inputs for those of later stages.
+
+        Raises:
+            PartDone: it was the last stage of the requested part.
+            BadInput: it has no result, and only a later stage is to run.
         """
+        found = self._stage(name, inputs, work, collective, length)
+        if self.part is not None and self.part.last == name:
+            raise PartDone
+        return found
+
+    def _stage(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        work: Callable[[Path], StageRecord],
+        collective: bool,
+        length: Length | None,
+    ) -> tuple[Path, str]:
         inputs = {"stage": name, "edgelm": __version__, **inputs}
         stop = None if length is None else length.stop
         key = _hash_of(inputs if stop is None else {**inputs, "length": stop})
@@ -133,12 +176,15 @@ class RunFolder:
             self._wait_for_main(folder, key, work if collective else None)
             return folder, key
         done = _read_result(folder / _DONE)
+        if done is None or done.key != key:
+            self._check_may_run(name, f"{folder} does not hold its result for this recipe")
         if done is not None and done.key == key:
             damaged = _damaged(folder, done)
             if damaged is None:
                 self.report(f"{name}: unchanged, skipped")
                 self.records.append(done.record)
                 return folder, key
+            self._check_may_run(name, f"{folder / damaged} is missing or damaged")
             self.report(f"{name}: {folder / damaged} is missing or damaged, rerunning")
             self._set_aside(folder)
         elif folder.exists() and _key_of(folder / _INPUTS) != key:
@@ -166,6 +212,16 @@ class RunFolder:
         replace_file(folder / _DONE, msgspec.json.encode(result))
         self.records.append(record)
         return folder, key
+
+    def _check_may_run(self, name: str, problem: str) -> None:
+        """Raise BadInput if only a later stage is to run; arithmetic takes milliseconds."""
+        part = self.part
+        if part is None or not part.only or name in (part.last, ARITHMETIC):
+            return
+        raise BadInput(
+            f"--only {part.last} needs the stage {name}, but {problem}; run the same command with "
+            f"--until {name} first, or with --until {part.last}"
+        )
 
     def _set_aside(self, folder: Path) -> None:
         """Move a stage's folder aside; it may hold days of training."""

@@ -33,7 +33,7 @@ from edgelm.compress.recipe import Recipe
 from edgelm.compress.recipe.tables import REPORTED_ROWS
 from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256
-from edgelm.compress.run.run_folder import RunFolder, file_hashes
+from edgelm.compress.run.run_folder import ARITHMETIC, RunFolder, file_hashes
 from edgelm.compress.search.candidates import Candidate
 from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
@@ -95,9 +95,9 @@ class State:
             spec = self.source.spec
             found = measure_arithmetic(self.device, spec.hidden_size, spec.intermediate_size)
             self.run.report(f"arithmetic: {found}")
-            return stage_record("arithmetic", None, asdict(found))
+            return stage_record(ARITHMETIC, None, asdict(found))
 
-        self.run.stage("arithmetic", {"device": self.device.type}, work)
+        self.run.stage(ARITHMETIC, {"device": self.device.type}, work)
         self.arithmetic = self.run.records[-1].figures["chosen"]
 
     def training(self, settings: Any, **over: Any) -> Distillation:
