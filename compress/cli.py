@@ -161,7 +161,8 @@ def _compress(options: argparse.Namespace) -> None:
         )
         line.end()
         if is_main_process():
-            print(f"{last}: done; continue with the same command without --{'only' if part.only else 'until'}")
+            option = "--only" if part.only else "--until"
+            print(f"{last}: done; the same command without {option} runs the other stages")
         return
     record = compress_model(
         recipe, options.output, run=options.run, progress=line.show, report=line.log

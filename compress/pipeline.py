@@ -75,9 +75,12 @@ def run_stages_until(
     For stages that one process runs, on a machine with one GPU, before or after a training on many.
 
     Args:
-        recipe, run, progress, report: as in `compress_model`.
+        recipe: as in `compress_model`.
         output: as in `compress_model`; it is not written.
         part: the last stage to run, and whether earlier ones have to be done already.
+        run: as in `compress_model`.
+        progress: as in `compress_model`.
+        report: as in `compress_model`.
 
     Returns:
         The records of all stages up to the last one.

@@ -194,7 +194,6 @@ class _Stages:
             (tokens or 0) * self._forward(teacher),
             self._resident(teacher),
             positions * settings.bytes_per_position(teacher.vocab_size),
-            alone=True,
             about=self.about,
         )
 

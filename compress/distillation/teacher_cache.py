@@ -3,10 +3,13 @@
 Two kinds. `top-k` stores the k most likely tokens and their probabilities; all others are one event
 with the tail's mass (Minitron found k of 100 and less to hurt, table 15). `sampled` stores n tokens
 drawn from the teacher, whose expected gradient equals the full one (arXiv 2503.16870).
+
+Rows are divided into parts, each in a folder of its own, which several processes can write at the
+same time. The parts depend on the data alone, so that any number of processes can resume.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +23,27 @@ from edgelm.compress.distillation.cache_settings import MOST_SHORT_IDS, CacheSet
 from edgelm.compress.distillation.loss.losses import Sampled, TopK
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model
+from edgelm.compress.run.distributed import process_index, wait_for_all, world_size
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.disk_space import reserve
 from edgelm.files.staging import replace_file
 from edgelm.reasons import reason
 
-_RECORD = "cache.json"
+_RECORD, _IDS, _PROBABILITIES = "cache.json", "ids.bin", "probabilities.bin"
 _BATCH = 4  # rows of tokens that pass through the teacher at a time
 _CHUNK = 256  # positions whose logits exist at a time
+_PARTS, _MOST_ROWS = 64, 4096  # the least number of parts of large data, the most rows of a part
 
 
 class _Record(msgspec.Struct, frozen=True):
+    """What a cache holds, or a part of it: `rows` from row `first` on, of which `done` exist."""
+
     settings: CacheSettings
     teacher: str
     rows: int
     length: int
     vocab_size: int
+    first: int = 0
     done: int = 0
 
 
@@ -44,24 +52,43 @@ class TeacherCache:
 
     def __init__(self, folder: Path) -> None:
         record = _read(folder)
-        if record is None or record.done < record.rows:
+        parts = [_read(path) for path, _ in _parts(folder, record)] if record else []
+        if record is None or any(one is None or one.done < one.rows for one in parts):
             raise BadInput(f"{folder} does not hold a complete teacher cache; build it first")
         self.settings = record.settings
-        self._ids = _map(folder / "ids.bin", record, np.dtype(_id_type(record.vocab_size)), "r")
-        self._values = None
-        if record.settings.kind == "top-k":
-            self._values = _map(folder / "probabilities.bin", record, np.dtype(np.float16), "r")
+        self._rows, self._part_rows = record.rows, _part_rows(record.rows)
+        self._parts = [_Part(path, one, "r") for path, one in _parts(folder, record)]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._rows
 
     def rows(self, indices: Any, device: torch.device) -> TopK | Sampled:
         """The predictions at all but the last position of rows, [B * (T - 1), size]."""
-        ids = torch.from_numpy(self._ids[list(indices)].astype(np.int64)).flatten(0, 1).to(device)
-        if self._values is None:
+        places = [divmod(int(index), self._part_rows) for index in indices]
+        found = [self._parts[part].ids[row] for part, row in places]
+        ids = torch.from_numpy(np.stack(found).astype(np.int64)).flatten(0, 1).to(device)
+        if self.settings.kind == "sampled":
             return Sampled(ids, torch.full(ids.shape, 1 / ids.shape[1], device=device))
-        values = torch.from_numpy(self._values[list(indices)].astype(np.float32))
+        likely = [self._parts[part].probabilities[row] for part, row in places]
+        values = torch.from_numpy(np.stack(likely).astype(np.float32))
         return TopK(ids, values.flatten(0, 1).to(device))
+
+
+class _Part:
+    """The mapped files of a part: ids [rows, length - 1, size], and probabilities of top-k."""
+
+    def __init__(self, folder: Path, record: _Record, mode: str) -> None:
+        self.folder = folder
+        self.ids = _map(folder / _IDS, record, np.dtype(_id_type(record.vocab_size)), mode)
+        self.probabilities = None
+        if record.settings.kind == "top-k":
+            self.probabilities = _map(folder / _PROBABILITIES, record, np.dtype(np.float16), mode)
+
+    def store(self, rows: range, ids: Any, probabilities: Any) -> None:
+        """Write some rows, counted from the first one of the part."""
+        _store(self.folder / _IDS, self.ids, rows, ids)
+        if self.probabilities is not None:
+            _store(self.folder / _PROBABILITIES, self.probabilities, rows, probabilities)
 
 
 def cache_bytes(data: PackedTokens, vocab_size: int, settings: CacheSettings) -> int:
@@ -76,6 +103,8 @@ def build_cache(
     settings: CacheSettings,
     folder: Path,
     progress: Callable[[int], None] | None = None,
+    *,
+    shared: bool = False,
 ) -> TeacherCache:
     """Run the teacher over all rows; an interrupted build resumes.
 
@@ -85,46 +114,92 @@ def build_cache(
         data: packed rows.
         settings: what to store.
         folder: to write.
-        progress: called with the number of rows done.
+        progress: called with the number of rows done; about, if they are divided.
+        shared: divide the parts over all processes, each of which has to make the same call, with
+            a folder that all of them see.
 
     Raises:
         BadInput: the folder holds a cache of another teacher, data or kind, or a damaged one;
             the vocabulary has fewer tokens than are to be stored.
         DoesNotFit: the disk has too little space (nothing was written), or is full meanwhile.
     """
-    vocab = teacher.config.vocab_size
+    index, of = (process_index(), world_size()) if shared else (0, 1)
+    record = _Record(
+        settings, name, len(data), data.length, _check_size(teacher.config.vocab_size, settings)
+    )
+    if index == 0:
+        _begin(folder, record, data)
+    if shared:
+        wait_for_all()  # for the folder
+    done = 0
+    for path, part in _parts(folder, record)[index::of]:
+        found = _read(path)
+        for count in _build_part(teacher, data, path, part, found):
+            if progress:
+                progress(min(len(data), of * (done + count)))
+        done += part.rows
+    if shared:
+        wait_for_all()
+    return TeacherCache(folder)
+
+
+def _check_size(vocab: int, settings: CacheSettings) -> int:
     limit = vocab if settings.kind == "top-k" else math.inf
     if not 1 <= settings.size <= limit:
         raise BadInput(
             f"a cache of {settings.size} tokens per position: expected at least 1, and for "
             f"top-k at most the vocabulary's {vocab:,}"
         )
-    record = _Record(settings, name, len(data), data.length, vocab)
+    return vocab
+
+
+def _begin(folder: Path, record: _Record, data: PackedTokens) -> None:
+    """Write the record of a new cache, or check that of an existing one."""
     found = _read(folder)
-    if found is not None and msgspec.structs.replace(found, done=0) != record:
+    if found is None:
+        _check_free_space(folder, cache_bytes(data, record.vocab_size, record.settings))
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, record)
+    elif found != record:
         raise BadInput(
             f"{folder} holds a cache of another teacher, data or kind; choose another folder"
         )
-    if found is None:
-        _check_free_space(folder, cache_bytes(data, vocab, settings))
-        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _parts(folder: Path, record: _Record) -> list[tuple[Path, _Record]]:
+    """The folders of all parts, and what each is to hold."""
+    size = _part_rows(record.rows)
+    return [
+        (
+            folder / f"part-{first // size:05d}",
+            msgspec.structs.replace(record, first=first, rows=min(size, record.rows - first)),
+        )
+        for first in range(0, record.rows, size)
+    ]
+
+
+def _part_rows(rows: int) -> int:
+    """Rows of each part but the last: whole batches, so that parts change no prediction."""
+    return -(-min(_MOST_ROWS, -(-rows // _PARTS)) // _BATCH) * _BATCH
+
+
+def _build_part(
+    teacher: Model, data: PackedTokens, folder: Path, record: _Record, found: _Record | None
+) -> Iterator[int]:
+    """Build a part, or what is missing of it; yields the number of its rows done."""
     done = found.done if found else 0
-    mode = "r+" if found else "w+"
-    ids = _map(folder / "ids.bin", record, np.dtype(_id_type(vocab)), mode)
-    values = None
-    if settings.kind == "top-k":
-        values = _map(folder / "probabilities.bin", record, np.dtype(np.float16), mode)
-    _write(folder, msgspec.structs.replace(record, done=done))
-    for start in range(done, len(data), _BATCH):
-        rows = range(start, min(start + _BATCH, len(data)))
-        kept, probabilities = _predict(teacher, data.batch(rows), settings, start)
-        _store(folder / "ids.bin", ids, rows, kept)
-        if values is not None:
-            _store(folder / "probabilities.bin", values, rows, probabilities)
+    if not found:
+        folder.mkdir(exist_ok=True)
+    part = _Part(folder, record, "r+" if found else "w+")
+    if not found:
+        _write(folder, record)
+    for start in range(done, record.rows, _BATCH):
+        rows = range(start, min(start + _BATCH, record.rows))
+        first = record.first + start
+        tokens = data.batch(range(first, first + len(rows)))
+        part.store(rows, *_predict(teacher, tokens, record.settings, first))
         _write(folder, msgspec.structs.replace(record, done=rows.stop))
-        if progress:
-            progress(rows.stop)
-    return TeacherCache(folder)
+        yield rows.stop
 
 
 def _predict(

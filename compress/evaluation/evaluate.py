@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+from edgelm.compress.evaluation.backend import Backend
 from edgelm.compress.evaluation.run_tasks import run_tasks
+from edgelm.compress.evaluation.shared_backend import SharedBackend
 from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.evaluation.task_names import Task
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.model import Model, Tokenizer
+from edgelm.compress.run.distributed import world_size
 
 Progress = Callable[[str], None]
 
@@ -19,6 +22,7 @@ def evaluate(
     teacher: Model | None = None,
     limit: int | None = None,
     progress: Progress = lambda _: None,
+    shared: bool = False,
 ) -> dict[str, Score]:
     """Scores by task; a task with several figures has an entry for each.
 
@@ -29,6 +33,7 @@ def evaluate(
         teacher: for `kl`, which is skipped without one.
         limit: maximum of rows, passages or questions per task.
         progress: called with one line.
+        shared: divide the items over all processes, each of which has to make the same call.
 
     Raises:
         BadInput: a file of another form (the line is named), or a limit below 1.
@@ -36,7 +41,9 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    backend = StudentBackend(model, tokenizer, teacher=teacher)
+    backend: Backend = StudentBackend(model, tokenizer, teacher=teacher)
+    if shared and world_size() > 1:
+        backend = SharedBackend(backend)
     try:
         found = run_tasks(backend, tasks, limit=limit, progress=progress)
     finally:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,19 @@ def sum_over_processes(values: Sequence[float]) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64, device=state.device)
     torch.distributed.all_reduce(sums)
     return [float(one) for one in sums]
+
+
+def gather_from_processes(value: Any) -> list[Any]:
+    """A value of every process, in their order; each of them has to call this."""
+    if world_size() == 1:
+        return [value]
+    import torch
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.accelerator.is_available())  # sets up the group, and its device
+    found = [None] * world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
 
 
 def device() -> "torch.device":

@@ -79,6 +79,7 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
                 teacher=compared,
                 limit=settings.limit,
                 progress=shown,
+                shared=True,
             )
             for task, one in scores.items():
                 figure = Figure(one.value, one.error, one.n, one.better, one.is_share)
@@ -88,7 +89,7 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
     inputs = state.inputs(settings, "student")
     inputs["files"] = task_hashes(settings.tasks)
     inputs["dtype"] = str(_evaluated_in(state))
-    state.run.stage("evaluate", inputs, work)
+    state.run.stage("evaluate", inputs, work, collective=True)
     return msgspec.convert(state.run.records[-1].figures, dict[str, dict[str, Figure]])
 
 

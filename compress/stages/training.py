@@ -22,6 +22,7 @@ from edgelm.compress.evaluation.next_token import mean_loss
 from edgelm.compress.model import Model, gather_full_model, save_model
 from edgelm.compress.qad.precisions import qad_precisions
 from edgelm.compress.recipe.tables import Correct, DistillStage, Qad
+from edgelm.compress.run.distributed import is_main_process
 from edgelm.compress.run.run_folder import Length
 from edgelm.compress.stages.draft import freeze_shared
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
@@ -101,20 +102,23 @@ def distill_student(state: State, table: DistillStage) -> None:
 
 
 def _cache(state: State, settings: CacheSettings) -> Path:
-    """Store the teacher's predictions for all rows; one process writes the one file."""
+    """Store the teacher's predictions for all rows, divided over all processes."""
 
     def work(folder: Path) -> StageRecord:
         teacher, data = state.load(state.teacher, state.compute), state.data()
         size = cache_bytes(data, teacher.config.vocab_size, settings)
-        state.run.report(f"cache: the teacher's predictions will take {size / 1e6:,.0f} MB")
+        if is_main_process():
+            state.run.report(f"cache: the teacher's predictions will take {size / 1e6:,.0f} MB")
 
         def shown(rows: int) -> None:
             state.progress(f"cache: {rows} of {len(data)} rows")
 
-        build_cache(teacher, state.teacher_key, data, settings, folder / "cache", shown)
+        place = folder / "cache"
+        build_cache(teacher, state.teacher_key, data, settings, place, shown, shared=True)
         return stage_record("cache", settings, {"bytes": size}, tokens=data.tokens)
 
-    folder, _ = state.run.stage("cache", state.inputs(settings, "teacher"), work)
+    inputs = state.inputs(settings, "teacher")
+    folder, _ = state.run.stage("cache", inputs, work, collective=True)
     return folder / "cache"
 
 

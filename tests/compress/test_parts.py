@@ -115,7 +115,7 @@ def test_on_the_command_line(
     assert main([recipe, *student, "--only", "distill"]) == 2
     assert "--only distill needs the stage data" in capsys.readouterr().err
     assert main([recipe, *student, "--until", "prune"]) == 0
-    assert capsys.readouterr().out.startswith("prune: done; continue with the same command")
+    assert capsys.readouterr().out.startswith("prune: done; the same command without --until")
     assert main([recipe, *student, "--only", "distill"]) == 0
     assert not (tmp_path / "student").exists()
     assert main([recipe, *student]) == 0
