@@ -159,9 +159,14 @@ def check_same_tokenizer(teacher: Tokenizer, student: Tokenizer) -> None:
         )
 
 
+def is_sharded(model: Model) -> bool:
+    """Whether this process has only a part of some parameters (FSDP2)."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+
+
 def gather_full_model(model: Model) -> Model:
     """A model with all parameters on this process; the same model unless FSDP2 shards it."""
-    if not any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+    if not is_sharded(model):
         return model
     return build_model(
         model.config,

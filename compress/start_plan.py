@@ -106,7 +106,7 @@ class _Stages:
                 yield self._cache(cache)
             plan = self._training("distill", settings, self.student, None if cache else teacher)
             if cache and recipe.distill.evaluate_every:  # held-out text is not in the cache
-                plan = replace(plan, memory_bytes=plan.memory_bytes + self._resident(teacher))
+                plan = replace(plan, memory_bytes=plan.memory_bytes + self._sharded(teacher))
             yield plan
         if recipe.qad:
             settings = recipe.training(recipe.qad, bf16=self.bf16)
@@ -211,7 +211,7 @@ class _Stages:
             trained -= frozen
         if teacher is not None:
             work += settings.trained_tokens * self._forward(teacher)
-            memory += self._resident(teacher)
+            memory += self._sharded(teacher)
         # The last checkpoint, the one that replaces it, and the result.
         frozen_bytes = 4 * (model.parameters - trained)
         disk = 2 * (_CHECKPOINT_BYTES * trained + frozen_bytes) + 4 * model.parameters
@@ -225,6 +225,11 @@ class _Stages:
 
     def _resident(self, spec: DecoderSpec) -> int:
         return self.item * spec.parameters
+
+    def _sharded(self, spec: DecoderSpec) -> int:
+        """A teacher in training: with FSDP2 its layers are divided, embedding and head are not."""
+        whole = spec.embedding_parameters * (1 if spec.tie_word_embeddings else 2)
+        return self.item * (whole + (spec.parameters - whole) // self.shards)
 
     def _trained(self, spec: DecoderSpec, settings: Distillation) -> int:
         tokens = settings.micro_batch * settings.sequence_length

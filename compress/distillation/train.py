@@ -27,7 +27,7 @@ from edgelm.compress.distillation.on_policy import continued, is_on_policy, prom
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.distillation.student_teacher import Distiller, Losses
 from edgelm.compress.distillation.teacher_cache import TeacherCache
-from edgelm.compress.model import Model, spec_of
+from edgelm.compress.model import Model, is_sharded, spec_of
 from edgelm.compress.qad.fake_quantizer import FakeQuantizer, Grid
 from edgelm.compress.qad.start import (
     prepare_for_quantization,
@@ -145,7 +145,9 @@ class _Run:
                 "with DDP, or remove on_policy"
             )
         if live is not None:
-            live = live.to(self.accelerator.device).eval().requires_grad_(False)
+            live = live.eval().requires_grad_(False)
+            if not is_sharded(live):
+                live = live.to(self.accelerator.device)
         if settings.gradient_checkpointing:
             student.gradient_checkpointing_enable({"use_reentrant": False})
         self.checkpoints = Checkpoints(folder, self.accelerator, settings)
@@ -161,7 +163,8 @@ class _Run:
         self.compiled: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if settings.compile:
             eager = distiller.recorded_layers()
-            self.compiled = compiled_layers(student, live, on_cpu=on_cpu, eager=eager)
+            fixed = None if live is None or is_sharded(live) else live
+            self.compiled = compiled_layers(student, fixed, on_cpu=on_cpu, eager=eager)
         if on_cpu:
             keep_freed_memory()
         optimizer = _optimizer(distiller, settings)

@@ -3,7 +3,7 @@
 import torch
 
 from edgelm.compress.evaluation.next_token import ROWS, compare, hidden_states
-from edgelm.compress.model import Model
+from edgelm.compress.model import Model, is_sharded
 from edgelm.compress.run.distributed import process_index, sum_over_processes, world_size
 
 
@@ -11,7 +11,7 @@ class HeldOut:
     """Held-out rows; the teacher runs over them once, for all students.
 
     Args:
-        teacher: in any type, which is also that of the head's products.
+        teacher: in any type, which is also that of the head's products; may be sharded.
         rows: int64 tokens [B, T].
         shared: divide the rows over all processes, each of which has to make the same calls.
     """
@@ -21,10 +21,13 @@ class HeldOut:
         self.count = len(rows)
         own, of = (process_index(), world_size()) if shared else (0, 1)
         self.shared = of > 1
-        indices = torch.arange(self.count).split(ROWS)[own::of]
-        self.parts = [(part.tolist(), rows[part]) for part in indices]
+        parts = torch.arange(self.count).split(ROWS)
+        self.parts = [(part.tolist(), rows[part]) for part in parts[own::of]]
         with torch.no_grad():
             self.states = [hidden_states(teacher, part) for _, part in self.parts]
+            if self.shared and is_sharded(teacher):  # which all processes have to run equally often
+                for _ in range(-(-len(parts) // of) - len(self.parts)):
+                    hidden_states(teacher, rows[:1])
 
     def divergence(self, student: Model) -> float:
         """KL(teacher || student) in nats per token."""

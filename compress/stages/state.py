@@ -35,6 +35,7 @@ from edgelm.compress.run.distributed import device
 from edgelm.compress.run.fingerprint import tokenizer_sha256
 from edgelm.compress.run.run_folder import ARITHMETIC, RunFolder, file_hashes
 from edgelm.compress.search.candidates import Candidate
+from edgelm.compress.sharding import shard_layers, shards_models
 from edgelm.quantize.hessians import Hessians
 from edgelm.spec.decoder import DecoderSpec
 
@@ -185,6 +186,14 @@ class State:
         model = load_model(checkpoint, dtype=dtype, device=self.device)
         check_vocabulary(model.config.vocab_size, self.tokenizer)
         return model
+
+    def load_teacher(self) -> Model:
+        """The teacher of a training, which every process calls: with FSDP2 each has a part."""
+        if not shards_models():
+            return self.load(self.teacher, self.compute)
+        model = load_model(self.teacher, dtype=self.compute)
+        check_vocabulary(model.config.vocab_size, self.tokenizer)
+        return shard_layers(model, self.device)
 
     def load_student(self) -> Model:
         """The current student in fp32; the teacher if nothing was pruned."""

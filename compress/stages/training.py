@@ -66,12 +66,10 @@ def distill_student(state: State, table: DistillStage) -> None:
         student = state.load_student()
         if state.recipe.draft:
             freeze_shared(student)
-        teacher: Model | TeacherCache = (
-            TeacherCache(cached) if cached else state.load(state.teacher, state.compute)
-        )
+        teacher: Model | TeacherCache = TeacherCache(cached) if cached else state.load_teacher()
         live = None if isinstance(teacher, TeacherCache) else teacher
         if live is None and table.evaluate_every:
-            live = state.load(state.teacher, state.compute)
+            live = state.load_teacher()
         watch = Milestones(
             folder,
             student,
@@ -86,7 +84,7 @@ def distill_student(state: State, table: DistillStage) -> None:
         figures = _train(state, "distill", student, teacher, settings, folder, watch=watch)
         student = gather_full_model(student)
         # With a cache, the teacher takes no memory while the student trains.
-        live = live or state.load(state.teacher, state.compute)
+        live = live or state.load_teacher()
         figures["held_out_divergence"] = held_out_divergence(
             student, live, state.held_out(), shared=True
         )
@@ -134,7 +132,7 @@ def quantization_aware_distill(state: State, settings: Qad) -> None:
     inputs["within_documents"] = distillation.within_documents
 
     def work(folder: Path) -> StageRecord:
-        teacher = state.load(state.teacher, state.compute)
+        teacher = state.load_teacher()
         student = state.load_student()
         figures = _train(state, "qad", student, teacher, distillation, folder, (layers, head))
         student = gather_full_model(student)

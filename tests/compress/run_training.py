@@ -8,7 +8,8 @@ it, `die_at` kills the process after a step, `sigterm_at` sends it SIGTERM (the 
 several), `die_saving` kills it within the checkpoint of a step. `bf16` multiplies in bf16,
 `mixture` trains a mixture of experts. `watched` measures held-out rows every three steps and saves
 the student after four. With `full_at` the second process finds the disk full at the checkpoint of a
-step; what every process raises is in FOLDER/error-RANK.
+step; what every process raises is in FOLDER/error-RANK. `sharded` divides student and teacher,
+except with `whole_teacher`.
 """
 
 import errno
@@ -27,6 +28,7 @@ from edgelm.compress.distillation.milestones import Milestones
 from edgelm.compress.distillation.train import Step, distill
 from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import gather_full_model
+from edgelm.compress.sharding import shard_layers
 from edgelm.errors import DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
 from tests.checkpoints.models import tiny_model
@@ -52,6 +54,7 @@ class Job:
     watched: bool = False
     bf16: bool = False
     mixture: bool = False
+    whole_teacher: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Job":
@@ -82,6 +85,8 @@ def run_job(job: Job) -> None:
     if job.full_at:
         _fill_disk_of_one(job.full_at)
     teacher, student = mixtures() if job.mixture else teacher_and_student()
+    if job.sharded and not job.whole_teacher:
+        teacher = shard_layers(teacher, torch.device("cpu"))
     settings = msgspec.structs.replace(
         SETTINGS, micro_batch=job.micro_batch, batch_size=job.batch_size, bf16=job.bf16
     )
@@ -158,6 +163,7 @@ def shard(layer: str = "LlamaDecoderLayer") -> None:
     prepare = Accelerator.__init__
     if prepare.__name__ == "sharding":
         return
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
     def sharding(self: Any, **over: Any) -> None:
         prepare(self, **over)
