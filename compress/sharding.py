@@ -5,6 +5,7 @@ import os
 import torch
 
 from edgelm.compress.model import Model
+from edgelm.compress.offloading import move_own
 from edgelm.compress.run.distributed import world_size
 
 
@@ -44,13 +45,5 @@ def shard_layers(model: Model, device: torch.device) -> Model:
         fully_shard(layer.to(device), mesh=mesh, reshard_after_forward=True)
     for module in model.modules():
         if id(module) not in inside:
-            _move(module, device)
+            move_own(module, device)
     return model
-
-
-def _move(module: torch.nn.Module, device: torch.device) -> None:
-    """Move what a module itself has, without the modules in it."""
-    for parameter in module.parameters(recurse=False):
-        parameter.data = parameter.data.to(device)
-    for name, buffer in module.named_buffers(recurse=False):
-        setattr(module, name, buffer.to(device))

@@ -80,7 +80,7 @@ class _Part:
     def __init__(self, folder: Path, record: _Record, mode: str) -> None:
         self.folder = folder
         self.ids = _map(folder / _IDS, record, np.dtype(_id_type(record.vocab_size)), mode)
-        self.probabilities = None
+        self.probabilities: Any = None
         if record.settings.kind == "top-k":
             self.probabilities = _map(folder / _PROBABILITIES, record, np.dtype(np.float16), mode)
 

@@ -17,7 +17,8 @@ from edgelm.compress.evaluation.backend import (
 from edgelm.compress.evaluation.metrics import Metric
 from edgelm.compress.run.distributed import gather_from_processes, process_index, world_size
 
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class SharedBackend:

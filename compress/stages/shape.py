@@ -52,7 +52,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
     """Score heads, neurons, channels and layers on calibration rows."""
 
     def work(folder: Path) -> StageRecord:
-        model = state.load(state.teacher, state.compute)
+        model = state.load_to_run(state.teacher)
         rows = list(calibration_rows(state.data(), settings.samples, BATCH))
         scores = score(
             model,
@@ -80,7 +80,7 @@ def score_importance(state: State, settings: ImportanceSettings) -> None:
     # Scores of a recipe that removed whole layers only have none, and are the same otherwise; those
     # of an earlier version lack matrices that are refitted today.
     if needed and is_main_process() and state.moments() is None:
-        _collect_moments(state, state.load(state.teacher, state.compute), folder)
+        _collect_moments(state, state.load_to_run(state.teacher), folder)
 
 
 def _check_scores(state: State) -> None:
@@ -206,7 +206,7 @@ def prune_teacher(state: State, shape: Shape) -> None:
     merge = bool(state.recipe.prune and state.recipe.prune.merge_pruned_heads)
 
     def work(folder: Path) -> StageRecord:
-        model = state.load(state.teacher, torch.float32)
+        model = state.load_to_prune()
         layers = _layers(state, model, shape.num_hidden_layers)
         student = prune(
             model,

@@ -14,6 +14,7 @@ import torch
 
 from edgelm.checkpoint.source import Checkpoint, open_checkpoint
 from edgelm.checkpoint.student import StageRecord
+from edgelm.cli import format_bytes
 from edgelm.compress.arithmetic import TORCH_TYPES, Arithmetic, measure_arithmetic
 from edgelm.compress.data.documents import Document, read_documents
 from edgelm.compress.data.packing import PackedTokens, calibration_rows
@@ -27,6 +28,7 @@ from edgelm.compress.model import (
     load_model,
     load_tokenizer,
 )
+from edgelm.compress.offloading import offload_layers, room_for_weights
 from edgelm.compress.pruning.importance import Importance
 from edgelm.compress.pruning.refit import refitted_parts
 from edgelm.compress.recipe import Recipe
@@ -184,6 +186,31 @@ class State:
     def load(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Model:
         """A model on this process's device."""
         model = load_model(checkpoint, dtype=dtype, device=self.device)
+        check_vocabulary(model.config.vocab_size, self.tokenizer)
+        return model
+
+    def load_to_run(self, checkpoint: Checkpoint) -> Model:
+        """A model that nothing but its forward pass uses; a GPU may be too small for it."""
+        room, size = room_for_weights(self.device), checkpoint.spec.parameters
+        if room is None or size * self.compute.itemsize <= room:
+            return self.load(checkpoint, self.compute)
+        model = load_model(checkpoint, dtype=self.compute)
+        check_vocabulary(model.config.vocab_size, self.tokenizer)
+        kept = offload_layers(model, self.device, room)
+        self.run.report(
+            f"{self.device} has room for {format_bytes(room)} of weights: {kept} of "
+            f"{checkpoint.spec.num_hidden_layers} layers stay in host memory and are copied for "
+            "every batch"
+        )
+        return model
+
+    def load_to_prune(self) -> Model:
+        """The teacher in fp32, in host memory if a GPU has no room for it and a student."""
+        room, size = room_for_weights(self.device), self.teacher.spec.parameters
+        if room is None or 2 * size * torch.float32.itemsize <= room:
+            return self.load(self.teacher, torch.float32)
+        self.run.report(f"{self.device} has no room for teacher and student in fp32: on the CPU")
+        model = load_model(self.teacher, dtype=torch.float32)
         check_vocabulary(model.config.vocab_size, self.tokenizer)
         return model
 

@@ -103,7 +103,7 @@ def _cache(state: State, settings: CacheSettings) -> Path:
     """Store the teacher's predictions for all rows, divided over all processes."""
 
     def work(folder: Path) -> StageRecord:
-        teacher, data = state.load(state.teacher, state.compute), state.data()
+        teacher, data = state.load_to_run(state.teacher), state.data()
         size = cache_bytes(data, teacher.config.vocab_size, settings)
         if is_main_process():
             state.run.report(f"cache: the teacher's predictions will take {size / 1e6:,.0f} MB")
