@@ -118,8 +118,17 @@ def check_draft(folder: Path, manifest: Manifest, draft: Manifest) -> None:
         if manifest.files.get(f"{DRAFT}/{name}") != entry:
             raise BadBundle(
                 f"{folder.parent / MANIFEST} does not list {DRAFT}/{name} as {folder / MANIFEST} "
-                "does; make the draft model again (edge-export DRAFT --draft-for BUNDLE)"
+                f"does; {_made_again(draft)}"
             )
+
+
+def _made_again(draft: Manifest) -> str:
+    """How to make a draft of its kind again."""
+    if draft.spec.draft_head:
+        return "export the model again with --draft-head"
+    if draft.spec.assistant is not None:
+        return "export the model again with --assistant"
+    return "make the draft model again (edge-export DRAFT --draft-for BUNDLE)"
 
 
 def _check_belongs(folder: Path, manifest: Manifest, draft: Manifest) -> None:

@@ -216,7 +216,7 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
             raise BadInput(
                 f"{path} is {what}; expected a Hugging Face folder, a .gguf file or a hub id"
             )
-        if _looks_like_hub_id(str(source)):
+        if looks_like_hub_id(str(source)):
             folder = fetch(str(source), revision, _HUB_FILES)
             return _open_folder(str(source), folder, revision=folder.name)
     raise BadInput(
@@ -235,7 +235,7 @@ def source_folder(source: str | Path, *, files: list[str] = _HUB_FILES) -> tuple
     with _readable(path):
         if path.is_dir():
             return path, None
-        if not path.exists() and _looks_like_hub_id(str(source)):
+        if not path.exists() and looks_like_hub_id(str(source)):
             folder = fetch(str(source), None, files)
             return folder, folder.name
     raise BadInput(f"no such folder: {path}; expected a Hugging Face folder or a hub id")
@@ -251,7 +251,7 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
     with _readable(path):
         if is_gguf(path) and path.is_file():
             return DecoderSpec.from_hf(GgufFile(path).config())
-        if not path.exists() and _looks_like_hub_id(str(source)):
+        if not path.exists() and looks_like_hub_id(str(source)):
             path = fetch(str(source), revision, ["config.json", MODULES])
         if path.is_dir():
             return _read_folder_spec(path)
@@ -261,7 +261,7 @@ def read_spec(source: str | Path, *, revision: str | None = None) -> DecoderSpec
 def quantization_reader(source: str | Path, *, revision: str | None = None) -> Reader | None:
     """How a folder's or a hub id's configuration says that it is quantized; reads no weights."""
     path = Path(source)
-    if not path.exists() and _looks_like_hub_id(str(source)):
+    if not path.exists() and looks_like_hub_id(str(source)):
         path = fetch(str(source), revision, ["config.json", "*quant*config.json"])
     quantization = _read_config(path)[1] if path.is_dir() else None
     return None if quantization is None else quantization.reader()
@@ -295,7 +295,8 @@ def _readable(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _looks_like_hub_id(source: str) -> bool:
+def looks_like_hub_id(source: str) -> bool:
+    """Whether a source that is no path may name a repository of the hub: OWNER/NAME."""
     parts = source.split("/")
     return len(parts) == 2 and all(parts) and not source.startswith((".", "/", "~"))
 

@@ -144,7 +144,7 @@ def head_plan(head: DecoderSpec, profile: Profile, request: PlanRequest, context
         BadInput: another engine than ONNX Runtime on a CPU.
     """
     engine = profile.engine(request.engine)
-    _check_engine(engine, "draft heads", "the draft head (leave out --draft-head)")
+    _check_engine(engine, "draft heads", "the draft head (leave out --draft-head or --draft)")
     own = msgspec.structs.replace(request, draft_head=False, kv=HEAD_CACHE, context=context)
     return estimate(head, profile, own)
 
@@ -158,7 +158,13 @@ def assistant_plan(
         BadInput: as `head_plan`.
     """
     engine = profile.engine(request.engine)
-    _check_engine(engine, "assistants", "--assistant")
+    _check_engine(engine, "assistants", "the assistant (leave out --assistant or --draft)")
+    limit = assistant.max_position_embeddings
+    if context > limit:
+        raise BadInput(
+            f"the assistant has a context of {limit} tokens, fewer than the {context} of the plan; "
+            f"give --context {limit}"
+        )
     unquantized = request.kind in ("fp32", "fp16", "bf16")
     own = msgspec.structs.replace(
         request,
@@ -269,7 +275,8 @@ def _sizes(
         head_bits=weights.head_bits,
     )
     # While weights are loaded, the head may be mapped beside its packed copy.
-    table = 0 if spec.draft_head else spec.embedding_parameters
+    looked_up = spec.draft_head or spec.looks_up_head
+    table = 0 if looked_up else spec.embedding_parameters
     head = int(table * weights.head_bits / 8)
     workspace = max(workspace, head - cache * batch)
     return _Sizes(packed, cache * batch, workspace, runtime + session_bytes(spec))

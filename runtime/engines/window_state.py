@@ -20,6 +20,12 @@ def first_held(tokens: int, rows: int, window: int) -> int:
     return dropped * -(-(tokens - rows) // dropped)
 
 
+def _last_alike(tokens: int, rows: int, window: int) -> int:
+    """The most tokens, at least `tokens`, of which the same one is the oldest that is held."""
+    dropped = rows - window + 1
+    return rows + dropped * max(0, -(-(tokens - rows) // dropped))
+
+
 class WindowLayout:
     """The rows and windows of the layers whose cache is cut.
 
@@ -47,14 +53,8 @@ class WindowLayout:
         Where rows are dropped for a later token, those before it read moved rows, whose sums are
         rounded otherwise.
         """
-        return next(
-            (count - 1 for count in range(2, most + 1) if not self._alike(length, count)), most
-        )
-
-    def _alike(self, length: int, count: int) -> bool:
-        """Whether the first and the last of `count` further tokens find the same rows."""
-        ends = (length + 1, length + count)
-        return all(len({first_held(end, *size) for end in ends}) == 1 for size in self._kinds)
+        ends = (_last_alike(length + 1, *size) for size in self._kinds)
+        return min(most, *(end - length for end in ends)) if self._kinds else most
 
 
 class JointState:

@@ -17,6 +17,7 @@ from edgelm.runtime.engines.session import Cancelled, Logits, Session
 from edgelm.runtime.generation.request import GenerationRequest
 from edgelm.runtime.generation.slot import Slot
 from edgelm.runtime.sequences import Sequences
+from edgelm.runtime.speculation.costs import SIZES
 from edgelm.runtime.speculation.exactness import exact_size
 from edgelm.runtime.speculation.speculator import Speculator
 
@@ -114,7 +115,7 @@ class Steps:
         # Drafted tokens run without the tokens of other generations: they have to gain more.
         shared = self._sequences.shared_steps
         instead = 1.0 if shared is None else shared.gain(slot.session)
-        most = min(self._room(slot.session), slot.session.chunk - 1)
+        most = min(self._room(slot.session), slot.session.chunk - 1, SIZES[-1] - 1)
         most = exact_size(slot.session, most + 1) - 1
         if most < 1:
             return None

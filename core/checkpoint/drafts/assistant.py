@@ -9,7 +9,7 @@ import msgspec
 from edgelm.checkpoint.license import read_license
 from edgelm.checkpoint.quantized.method import quantization_of
 from edgelm.checkpoint.refused_formats import check_folder
-from edgelm.checkpoint.source import Checkpoint, source_folder
+from edgelm.checkpoint.source import Checkpoint, looks_like_hub_id, source_folder
 from edgelm.checkpoint.text_part import text_config
 from edgelm.checkpoint.weights.files import stored_tensors, weight_files
 from edgelm.checkpoint.weights.folder_tensors import FolderTensors
@@ -96,8 +96,15 @@ def read_assistant_spec(source: str | Path, model: DecoderSpec) -> DecoderSpec:
 
 
 def is_assistant(source: str | Path) -> bool:
-    """Whether a local folder is the checkpoint of an assistant."""
-    path = Path(source) / "config.json"
+    """Whether a folder, or what a hub id names, is the checkpoint of an assistant.
+
+    Raises:
+        BadInput: the hub cannot be reached.
+    """
+    folder = Path(source)
+    if not folder.exists() and looks_like_hub_id(str(source)):
+        folder, _ = source_folder(source, files=["config.json"])
+    path = folder / "config.json"
     return path.is_file() and read_json_object(path).get("model_type") == MODEL_TYPE
 
 

@@ -3,6 +3,9 @@
 It keeps nothing from one draft to the next, so that rewinding, shared beginnings and rejected
 tokens mean nothing to it. Directly behind a state that was restored, the hidden state in front of
 the last token is not known: it drafts nothing before the model has run a token.
+
+It reads the cache of the tokens before the last one. Transformers' generator does so only after the
+prompt: after a rejected token it leaves that token's row in the cache as well.
 """
 
 import time

@@ -12,7 +12,14 @@ from edgelm.runtime.speculation.drafts.head_draft import HeadDraft
 
 
 def drafts_for(sessions: Sequence[Session], drafts: Sequence[Session]) -> list[Draft]:
-    """What drafts for each of a model's sessions, over its draft's session."""
+    """What drafts for each of a model's sessions, over its draft's session.
+
+    Without drafts, the model does not keep the hidden states that one would read.
+    """
+    if not drafts:
+        for session in sessions:
+            if isinstance(session, EngineSession) and isinstance(session.engine, OrtEngine):
+                session.engine.hidden = None
     return [_draft_for(*pair) for pair in zip(sessions, drafts, strict=False)]
 
 

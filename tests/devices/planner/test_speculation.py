@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import edgelm.checkpoint.source as source
 from edgelm.checkpoint.drafts.assistant import read_assistant
 from edgelm.devices.cli import main
 from edgelm.devices.planner.estimate import estimate
@@ -174,3 +175,33 @@ def test_an_assistant_on_the_command_line(
     found = json.loads(capsys.readouterr().out)["speculation"]
     assert found["draft"] == "the assistant"
     assert found["draft_bytes"] > 0
+
+
+def test_an_assistant_with_a_shorter_context(cpu: Profile) -> None:
+    model = DecoderSpec.from_hf(GEMMA)
+    assistant = with_sources(read_assistant(ASSISTANT), model)
+    short = msgspec.structs.replace(assistant, max_position_embeddings=1024)
+    with pytest.raises(BadInput, match=r"the assistant has a context of 1024 .* --context 1024"):
+        speculation_plan(model, cpu, REQUEST, short)
+    request = msgspec.structs.replace(REQUEST, context=1024)
+    assert speculation_plan(model, cpu, request, short).draft == "the assistant"
+
+
+def test_an_assistant_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only config.json is fetched of a hub id; the hub is replaced by a folder here."""
+    folders = tmp_path / "model", tmp_path / "assistant"
+    for folder, config in zip(folders, (GEMMA, ASSISTANT), strict=True):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+
+    def fetch(name: str, revision: str | None, files: list[str]) -> Path:
+        assert (name, files) == ("google/an-assistant", ["config.json"])
+        return folders[1]
+
+    monkeypatch.setattr(source, "fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    command = ["plan", str(folders[0]), "--target", "cpu", "--draft", "google/an-assistant"]
+    assert main([*command, "--precision", "int8", "--json"]) in (0, None)
+    assert json.loads(capsys.readouterr().out)["speculation"]["draft"] == "the assistant"

@@ -22,6 +22,8 @@ from edgelm.export.cli import main
 from edgelm.export.pipeline import export_model
 from edgelm.quantize.precision import Int8
 from edgelm.runtime import LanguageModel
+from edgelm.runtime.engines.engine_session import EngineSession
+from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.speculation.drafts.assistant_draft import AssistantDraft
 from edgelm.runtime.speculation.drafts.draft_model import DraftModel
 from edgelm.spec.assistant import Assistant
@@ -171,7 +173,7 @@ def test_other_engines_are_refused(
         assert main(command) == 2
         message = capsys.readouterr().err
         assert "assistants run on ONNX Runtime's CPU, not on" in message
-        assert "without --assistant" in message
+        assert "without the assistant (leave out --assistant or --draft)" in message
     assert not (tmp_path / "bundle").exists()
 
 
@@ -206,6 +208,28 @@ def test_a_plan_counts_it(tmp_path: Path, kind: str, capsys: pytest.CaptureFixtu
 def test_an_assistant_is_not_a_model(dense: Path) -> None:
     with pytest.raises(BadBundle, match="is an assistant, which generates no text by itself"):
         edgelm.load(dense / DRAFT)
+
+
+def test_without_it_no_hidden_states_are_kept(dense: Path) -> None:
+    """They are not in the plan of a model that is loaded without its draft."""
+    for mode, kept in (("off", False), ("lookup", False), ("draft", True)):
+        with edgelm.load(dense, threads=1, speculation=mode, sequences=2) as lm:
+            for slot in lm._sequences.slots:
+                assert isinstance(slot.session, EngineSession)
+                assert isinstance(slot.session.engine, OrtEngine)
+                assert (slot.session.engine.hidden is not None) == kept
+            assert lm.generate("A stone", max_tokens=4)
+
+
+def test_a_changed_file_of_it(dense: Path, tmp_path: Path) -> None:
+    """The remedy is that of an assistant."""
+    copy = shutil.copytree(dense, tmp_path / "bundle")
+    manifest = read_manifest(copy)
+    name = "draft/model.onnx.data"
+    files = {one: entry for one, entry in manifest.files.items() if one != name}
+    write_manifest(copy, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(BadBundle, match="export the model again with --assistant"):
+        edgelm.load(copy, threads=1)
 
 
 def test_an_assistant_beside_another_model_is_refused(dense: Path, tmp_path: Path) -> None:

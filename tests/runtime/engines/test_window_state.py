@@ -185,7 +185,9 @@ def test_an_int8_window_holds_what_the_whole_cache_holds(source: Tiny, tmp_path:
                 session.advance(TOKENS[0, start:end])
             for at in range(end, end + 6):
                 ours, theirs = (one.advance(TOKENS[0, at : at + 1]) for one in (cut, whole))
-                np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+                # 1e-6 where all rounded keys and values are equal. On some processors a sum that is
+                # between two levels is rounded up in one session and down in the other.
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-3 * np.abs(theirs).max())
             cut.rewind(end)
             whole.rewind(end)
         layers = cpu_engine(cut)._graph.cache.layers
@@ -193,7 +195,10 @@ def test_an_int8_window_holds_what_the_whole_cache_holds(source: Tiny, tmp_path:
         for layer, pair, others in caches:
             first = first_held(110, layer.rows, layer.window or 0) if layer.rows else 0
             for one, other in zip(pair, others, strict=True):
-                np.testing.assert_array_equal(one[:, :, : 110 - first], other[:, :, first:110])
+                ours, theirs = one[:, :, : 110 - first], other[:, :, first:110]
+                apart = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
+                assert apart.max() <= 1
+                assert (apart > 0).mean() < 0.01
 
 
 def test_runs_that_move_no_rows_within_them_are_exact(source: Tiny, tmp_path: Path) -> None:
@@ -304,3 +309,18 @@ def test_the_last_turn_of_a_long_conversation_is_never_far_from_a_snapshot(
         history.return_to(length)
         history.advanced(length, decoded=False)
     assert history.return_to(600) == 500
+
+
+@pytest.mark.parametrize("sizes", [[], [(8, 4)], [(640, 512)], [(8, 8), (12, 5)], [(9, 3)] * 4])
+def test_tokens_of_one_run_find_the_same_rows(sizes: list[tuple[int, int]]) -> None:
+    layout = WindowLayout(sizes)
+    for length in [*range(60), 639, 640, 641, 768, 769]:
+        for most in (1, 2, 7, 16):
+            oldest = [
+                [first_held(length + count, *size) for size in sizes]
+                for count in range(1, most + 1)
+            ]
+            alike = next(
+                (count for count, held in enumerate(oldest) if held != oldest[0]), len(oldest)
+            )
+            assert layout.together(length, most) == alike

@@ -89,7 +89,7 @@ def test_an_output_matrix_of_its_own(model: Path, spec: DecoderSpec, tmp_path: P
 def test_what_is_an_assistant(model: Path, tmp_path: Path) -> None:
     assert is_assistant(save_assistant(tmp_path / "assistant", model))
     assert not is_assistant(model)
-    assert not is_assistant("some/model")
+    assert not is_assistant("./some/model")
 
 
 @pytest.mark.parametrize(
