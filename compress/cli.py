@@ -12,13 +12,12 @@ import msgspec
 
 from edgelm.cli import bytes_argument, positive_int, run_command, size_argument
 from edgelm.compress.run.distributed import is_main_process, world_size
-from edgelm.errors import BadInput
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.reasons import reason
 
 if TYPE_CHECKING:
     from edgelm.compress.recipe import Recipe
 
-_MOST_SHARDS = 8  # of one machine; more would wait for the network at every layer
 _WITH_A_RECIPE = (
     *("output", "run", "until", "only"),
     *("print_recipe", "dry_run", "world_size", "tflops"),
@@ -126,7 +125,17 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     options = parser().parse_args(arguments)
-    return run_command(lambda: _compress(options))
+    return run_command(lambda: _compress_as_one(options))
+
+
+def _compress_as_one(options: argparse.Namespace) -> None:
+    """Compress; what all processes raise together is printed by the main one."""
+    try:
+        _compress(options)
+    except DoesNotFit as error:
+        if is_main_process() or not getattr(error, "of_all", False):
+            raise
+        raise SystemExit(2) from None
 
 
 def _compress(options: argparse.Namespace) -> None:
@@ -201,7 +210,7 @@ def _check(recipe: "Recipe", options: argparse.Namespace) -> None:
 def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> str:
     from edgelm.checkpoint.source import read_spec
     from edgelm.compress.preflight import following_sizes
-    from edgelm.compress.start_plan import plan_stages, plan_table
+    from edgelm.compress.start_plan import MOST_SHARDS, plan_stages, plan_table
 
     spec, processes = read_spec(recipe.teacher), options.world_size or 1
     bf16, speed = recipe.arithmetic != "fp32", 1e12 * (options.tflops or 0)
@@ -215,7 +224,7 @@ def _dry_run(recipe: "Recipe", options: argparse.Namespace) -> str:
             chosen = measure_arithmetic(device(), *sizes).chosen
         bf16 = chosen == "bf16"
         speed = measured_speed(device(), TORCH_TYPES[chosen], *sizes)
-    shards = min(_MOST_SHARDS, processes)
+    shards = min(MOST_SHARDS, processes)
     stages = plan_stages(recipe, spec, bf16=bf16, sharded_over=shards)
     table = plan_table(stages, operations_per_second=speed, processes=processes)
     line = following_sizes(recipe, spec)

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgelm.cli import format_bytes
 from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.documents import data_files
+from edgelm.compress.data.token_bytes import token_bytes
 from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
 from edgelm.compress.drafting.settings import DraftSettings, positions
@@ -24,13 +25,14 @@ from edgelm.compress.preflight import (
 from edgelm.compress.puzzle.alternatives import with_alternatives
 from edgelm.compress.puzzle.settings import PuzzleSettings
 from edgelm.compress.recipe import Recipe
-from edgelm.compress.recipe.tables import REPORTED_ROWS, Synthesize
+from edgelm.compress.recipe.tables import REPORTED_ROWS, Align, Synthesize
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
 from edgelm.devices.calibration.halves import TIMED_BYTES
 from edgelm.devices.profile import load_profile
 from edgelm.spec.decoder import DecoderSpec
 
+MOST_SHARDS = 8  # of one machine; more would wait for the network at every layer
 _TRAINED_BYTES = 16  # of a weight in training: itself, its gradient, two moments, each in fp32
 _CHECKPOINT_BYTES = 12  # of a weight in a checkpoint: itself and the moments
 _ACTIVATION_WIDTHS = 14  # of hidden_size that a layer keeps for its gradient, and 3 of the FFN's
@@ -44,7 +46,7 @@ class StagePlan:
     """A stage: tokens that pass through it, operations, bytes of memory a process, bytes of disk.
 
     tokens is None where the data decides, and an estimate if `about` is set. alone: one process
-    does the work, the others wait.
+    does the work, the others wait. steps: of the optimizer, in a training.
     """
 
     name: str
@@ -54,6 +56,7 @@ class StagePlan:
     disk_bytes: int = 0
     alone: bool = False
     about: bool = False
+    steps: int | None = None
 
 
 def plan_stages(
@@ -83,7 +86,11 @@ class _Stages:
         recipe, teacher = self.recipe, self.teacher
         if recipe.synthesize:
             yield self._synthesis(recipe.synthesize)
-        yield StagePlan("data", self.tokens, 0, 0, 2 * (self.tokens or 0), about=self.about)
+        if recipe.vocabulary:
+            size = 4 * teacher.parameters
+            yield StagePlan("vocabulary", 0, 0, 2 * size, size, alone=True)
+        packed = token_bytes(teacher.vocab_size) * (self.tokens or 0)
+        yield StagePlan("data", self.tokens, 0, 0, packed, about=self.about)
         if recipe.correct:
             settings = recipe.training(recipe.correct, bf16=self.bf16)
             yield self._training("correct", settings, teacher, None)
@@ -111,8 +118,23 @@ class _Stages:
         if recipe.qad:
             settings = recipe.training(recipe.qad, bf16=self.bf16)
             yield self._training("qad", settings, self.student, teacher)
+        if recipe.align:
+            yield self._alignment(recipe.align)
+        if recipe.evaluate:
+            memory = self._resident(teacher) + self._resident(self.student)
+            yield StagePlan("evaluate", None, 0, memory)
         if recipe.draft:
             yield self._acceptance(recipe.draft)
+
+    def _alignment(self, settings: Align) -> StagePlan:
+        """Its examples decide tokens and, without `max_steps`, steps; DPO runs a copy as well."""
+        student = self.student
+        request = settings.request(self.recipe.seed)
+        weights = _TRAINED_BYTES * student.parameters // self.shards
+        reference = self._resident(student) if settings.method == "dpo" else 0
+        disk = 2 * _CHECKPOINT_BYTES * student.parameters + 4 * student.parameters
+        steps = request.max_steps or None
+        return StagePlan("align", None, 0, weights + reference, disk, steps=steps)
 
     def _synthesis(self, settings: Synthesize) -> StagePlan:
         """The most that the teacher may write; it reads prompts, too, and texts are rejected."""
@@ -215,7 +237,9 @@ class _Stages:
         # The last checkpoint, the one that replaces it, and the result.
         frozen_bytes = 4 * (model.parameters - trained)
         disk = 2 * (_CHECKPOINT_BYTES * trained + frozen_bytes) + 4 * model.parameters
-        return StagePlan(name, settings.trained_tokens, work, memory, disk)
+        return StagePlan(
+            name, settings.trained_tokens, work, memory, disk, steps=settings.last_step
+        )
 
     def _forward(self, spec: DecoderSpec) -> float:
         """Operations of one token forwards: weights, head, half of the row's attention."""
@@ -243,7 +267,8 @@ class _Stages:
 
 def plan_table(stages: list[StagePlan], *, operations_per_second: float, processes: int = 1) -> str:
     """The stages as text, with the time at a speed of each process."""
-    head = f"{'stage':<11} {'tokens':>9} {'operations':>11} {'memory':>9} {'disk':>9}  time"
+    head = f"{'stage':<14} {'steps':>9} {'tokens':>10} {'operations':>11} "
+    head += f"{'memory':>9} {'disk':>9}  time"
     lines = [head]
     total = 0.0
     for one in stages:
@@ -252,13 +277,16 @@ def plan_table(stages: list[StagePlan], *, operations_per_second: float, process
         tokens = _count(one)
         memory = format_bytes(one.memory_bytes) if one.memory_bytes else "-"
         disk = format_bytes(one.disk_bytes) if one.disk_bytes else "-"
+        steps = "-" if one.steps is None else f"{one.steps:,}"
+        work = f"{one.operations:.2g}" if one.operations else "-"
         lines.append(
-            f"{one.name:<11} {tokens if one.tokens != 0 else '-':>9} {one.operations:>11.2g} "
+            f"{one.name:<14} {steps:>9} {tokens if one.tokens != 0 else '-':>10} {work:>11} "
             f"{memory:>9} {disk:>9}  {duration(seconds) if one.operations else '-'}"
         )
     speed = f"{operations_per_second / 1e12:,.3g} TFLOP/s"
     each = f" on each of {processes} processes" if processes > 1 else ""
-    lines.append(f"together {duration(total)} at {speed}{each}; memory is a process's")
+    counted = "" if all(one.operations for one in stages) else ", without what has no time here"
+    lines.append(f"together {duration(total)} at {speed}{each}{counted}; memory is a process's")
     return "\n".join(lines)
 
 

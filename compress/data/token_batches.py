@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from edgelm.compress.data.documents import Document, tokenized
 from edgelm.compress.data.text_ends import TextEnds
+from edgelm.compress.data.token_bytes import token_bytes
 
 Tokens = npt.NDArray[np.integer[Any]]
 _BATCH = 256  # documents that are tokenized at a time
 _BATCH_CHARACTERS = 1 << 20
-_UINT16_TOKENS = 1 << 16
 _AHEAD = 2  # batches for each process that are tokenized before they are needed
 
 
@@ -44,7 +44,7 @@ class Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.ends = TextEnds.of(tokenizer)
-        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= _UINT16_TOKENS else np.int32)
+        self.dtype = np.dtype(np.uint16 if token_bytes(len(tokenizer)) == 2 else np.int32)
 
     def __call__(self, documents: list[Document]) -> TokenBatch:
         """The tokens of one batch."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from safetensors import SafetensorError
 
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.settings import LENGTH, Distillation
+from edgelm.compress.run.distributed import gather_from_processes
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.files.hashing import first_changed, tree_sha256
 from edgelm.files.replacing import replace_file, sync, sync_folder
@@ -26,7 +26,14 @@ _HASHES = "sha256.json"
 # Settings that may differ when a run is resumed: they change neither data nor result.
 MAY_CHANGE = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
 _SETTINGS = "settings.json"
+_SHARDS = "pytorch_model_fsdp_*"  # a folder with the weights, as accelerate names it
 _POLL_SECONDS = 0.2
+
+
+class FullForAll(DoesNotFit):
+    """The disk is full for one process, and all of them raise this: the main one prints it."""
+
+    of_all = True
 
 
 class Checkpoints:
@@ -94,6 +101,7 @@ class Checkpoints:
         found = _found(self.folder)
         for path in found:
             if _changed(path) is None:
+                self._check_sharding(path)
                 self.accelerator.load_state(str(path))
                 return _step_of(path)
         if found:
@@ -102,6 +110,20 @@ class Checkpoints:
                 f"{self.folder} to restart the training, or restore it from a copy"
             )
         return 0
+
+    def _check_sharding(self, path: Path) -> None:
+        """Raise BadInput if FSDP2 wrote the checkpoint and does not run now, or the reverse."""
+        was, now = any(path.glob(_SHARDS)), bool(getattr(self.accelerator.state, "fsdp_plugin", 0))
+        if was and not now:
+            raise BadInput(
+                f"the checkpoint {path} is sharded by FSDP2; start with accelerate launch "
+                "--use_fsdp --fsdp_version 2, with any number of processes above one"
+            )
+        if now and not was:
+            raise BadInput(
+                f"the checkpoint {path} was not written by FSDP2; start without --use_fsdp, with "
+                "any number of processes"
+            )
 
     def last(self) -> Path | None:
         """The newest complete checkpoint."""
@@ -135,7 +157,7 @@ class Checkpoints:
 
     @contextmanager
     def _full_for_one_is_full_for_all(self, staging: Path) -> Iterator[None]:
-        """Raise DoesNotFit on every process if one does, when all have ended the work.
+        """Raise the same DoesNotFit on every process if one does, when all have ended the work.
 
         Otherwise the others would wait for the one that failed until the network's timeout, and
         what they still write would be removed under them.
@@ -145,15 +167,12 @@ class Checkpoints:
             yield
         except DoesNotFit as error:
             problem = error
-        failed = torch.tensor([float(problem is not None)], device=self.accelerator.device)
-        if not float(self.accelerator.reduce(failed, "sum")[0]):
+        problems = [one for one in gather_from_processes(problem and str(problem)) if one]
+        if not problems:
             return
         if self.accelerator.is_main_process:
             remove(staging)
-        raise problem or DoesNotFit(
-            f"another process has no room for a checkpoint in {self.folder}; {self.describe()}. "
-            "Free some space and start again"
-        )
+        raise FullForAll(problems[0])
 
     @contextmanager
     def _disk_full_as_error(self) -> Iterator[None]:

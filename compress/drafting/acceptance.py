@@ -72,7 +72,7 @@ def _accepted(draft: Model, target: Model, tokens: torch.Tensor, drafted: int) -
         text = tokens[:, :start].to(target.device)
         guess = ours.read(text).greedy(drafted)
         wanted = theirs.read(text).choices(guess)
-        counts.append((guess == wanted).long().cumprod(1).sum(1).double())
+        counts.append((guess == wanted).long().cumprod(1).sum(1).float())
     return torch.stack(counts).mean(0).tolist()
 
 

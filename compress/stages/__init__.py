@@ -3,6 +3,7 @@
 from edgelm.compress.arithmetic import measured_speed
 from edgelm.compress.preflight import following_sizes, requested_shape
 from edgelm.compress.run.distributed import is_main_process, world_size
+from edgelm.compress.sharding import shards_models
 from edgelm.compress.stages.data import pack_rows, synthesize_text, trim_teacher
 from edgelm.compress.stages.draft import make_draft, measure_acceptance
 from edgelm.compress.stages.finish import align_student, evaluate_models
@@ -14,7 +15,7 @@ from edgelm.compress.stages.training import (
     distill_student,
     quantization_aware_distill,
 )
-from edgelm.compress.start_plan import plan_stages, plan_table
+from edgelm.compress.start_plan import MOST_SHARDS, plan_stages, plan_table
 
 __all__ = ["State", "evaluate_models", "measure_acceptance", "run_stages"]
 
@@ -56,7 +57,9 @@ def _report_plan(state: State) -> None:
         return
     spec = state.source.spec
     speed = measured_speed(state.device, state.compute, spec.hidden_size, spec.intermediate_size)
-    stages = plan_stages(state.recipe, spec, bf16=state.arithmetic == "bf16")
+    shards = min(MOST_SHARDS, world_size()) if shards_models() else 1
+    bf16 = state.arithmetic == "bf16"
+    stages = plan_stages(state.recipe, spec, bf16=bf16, sharded_over=shards)
     if line := following_sizes(state.recipe, spec):
         state.run.report(line)
     state.run.report(plan_table(stages, operations_per_second=speed, processes=world_size()))

@@ -59,13 +59,13 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
 
     def work(folder: Path) -> StageRecord:
         dtype = _evaluated_in(state)
-        teacher = state.load(state.teacher, dtype)
+        teacher = state.load_to_run(state.teacher, dtype, share=0.5)  # beside a second model
         figures: dict[str, Any] = {}
         for name, path in models.items():
             if path is None:
                 continue
             loaded = path == state.teacher.path
-            model: Model = teacher if loaded else state.load(open_checkpoint(path), dtype)
+            model: Model = teacher if loaded else state.load_to_run(open_checkpoint(path), dtype)
             shown = partial(_show, state.progress, name)
             compared = teacher if name in ("pruned", "student") else None
             scores = {"held-out perplexity": perplexity(model, held_out)}

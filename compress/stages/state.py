@@ -189,12 +189,19 @@ class State:
         check_vocabulary(model.config.vocab_size, self.tokenizer)
         return model
 
-    def load_to_run(self, checkpoint: Checkpoint) -> Model:
-        """A model that nothing but its forward pass uses; a GPU may be too small for it."""
+    def load_to_run(
+        self, checkpoint: Checkpoint, dtype: torch.dtype | None = None, share: float = 1.0
+    ) -> Model:
+        """A model that nothing but its forward pass uses; a GPU may be too small for it.
+
+        It takes at most a share of what the GPU has free.
+        """
+        dtype = dtype or self.compute
         room, size = room_for_weights(self.device), checkpoint.spec.parameters
-        if room is None or size * self.compute.itemsize <= room:
-            return self.load(checkpoint, self.compute)
-        model = load_model(checkpoint, dtype=self.compute)
+        room = None if room is None else int(share * room)
+        if room is None or size * dtype.itemsize <= room:
+            return self.load(checkpoint, dtype)
+        model = load_model(checkpoint, dtype=dtype)
         check_vocabulary(model.config.vocab_size, self.tokenizer)
         kept = offload_layers(model, self.device, room)
         self.run.report(

@@ -9,7 +9,7 @@ several), `die_saving` kills it within the checkpoint of a step. `bf16` multipli
 `mixture` trains a mixture of experts. `watched` measures held-out rows every three steps and saves
 the student after four. With `full_at` the second process finds the disk full at the checkpoint of a
 step; what every process raises is in FOLDER/error-RANK. `sharded` divides student and teacher,
-except with `whole_teacher`.
+except with `whole_teacher`. With `refused`, a BadInput is expected.
 """
 
 import errno
@@ -29,7 +29,7 @@ from edgelm.compress.distillation.train import Step, distill
 from edgelm.compress.evaluation.held_out import HeldOut
 from edgelm.compress.model import gather_full_model
 from edgelm.compress.sharding import shard_layers
-from edgelm.errors import DoesNotFit
+from edgelm.errors import BadInput, DoesNotFit
 from edgelm.quantize.precision import Int4, Int8
 from tests.checkpoints.models import tiny_model
 from tests.compress.training import SETTINGS, rows, teacher_and_student
@@ -55,6 +55,7 @@ class Job:
     bf16: bool = False
     mixture: bool = False
     whole_teacher: bool = False
+    refused: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Job":
@@ -70,7 +71,9 @@ def main() -> None:
         job = Job.parse(text)
         try:
             run_job(job)
-        except DoesNotFit as error:
+        except (DoesNotFit, BadInput) as error:
+            if isinstance(error, BadInput) and not job.refused:
+                raise
             (job.folder / f"error-{os.environ.get('RANK', '0')}").write_text(str(error))
 
 

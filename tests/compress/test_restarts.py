@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -358,3 +359,17 @@ def test_least_squares_after_a_recipe_that_only_removed_layers(
     assert moments.is_dir()
     compress_model(recipe_of(folder, narrow), tmp_path / "fresh")
     assert same(weights_of(tmp_path / "student"), weights_of(tmp_path / "fresh"))
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others(folder: Path, tmp_path: Path) -> None:
+    """Under torchrun: the second one waits for a stage that the main one cannot do."""
+    short = TEACHER.replace("sequence_length = 32", "sequence_length = 64")
+    recipe = write_recipe(folder, short, PRUNE, DISTILL, name="short")
+    data = folder / "few.jsonl"
+    data.write_text('{"text": "Few words."}\n')
+    recipe.write_text(recipe.read_text().replace("train.jsonl", "few.jsonl"))
+    started = time.monotonic()
+    assert run(str(recipe), str(tmp_path / "student"), processes=2) != 0
+    assert time.monotonic() - started < 120
+    assert not (tmp_path / "student").exists()

@@ -10,6 +10,7 @@ from edgelm.compress.cli import main
 from edgelm.compress.durations import duration
 from edgelm.compress.preflight import preflight, student_spec
 from edgelm.compress.recipe import read_recipe
+from edgelm.compress.recipe.stage_names import stage_names
 from edgelm.compress.start_plan import StagePlan, plan_stages, plan_table
 from edgelm.errors import BadInput, DoesNotFit
 from edgelm.spec.decoder import DecoderSpec
@@ -86,6 +87,30 @@ def test_a_cached_teacher_by_hand(bench: Path) -> None:
     named = msgspec.structs.replace(endless, data=("c4",))
     unknown = plan_stages(named, TINY, bf16=False)[-2]
     assert (unknown.tokens, unknown.operations, unknown.disk_bytes) == (None, 0, 0)
+
+
+def test_every_stage_is_shown(bench: Path) -> None:
+    """Also those whose tokens the data decide."""
+    (bench / "chat.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 8)
+    align = '[align]\ndata = "chat.jsonl"\nmax_steps = 7\n'
+    evaluate = '[evaluate]\ntasks = ["perplexity:valid.jsonl"]\n'
+    parts = ("[vocabulary]\nsize = 64\n", PRUNE, DISTILL, align, evaluate)
+    recipe = recipe_of(bench, *parts)
+    stages = plan_stages(recipe, TINY, bf16=False)
+    assert tuple(one.name for one in stages) == stage_names(recipe)
+    steps = {one.name: one.steps for one in stages if one.steps is not None}
+    assert steps == {"distill": 1024 // (4 * LENGTH), "align": 7}
+    lines = plan_table(stages, operations_per_second=1e9).splitlines()
+    assert lines[0].split() == ["stage", "steps", "tokens", "operations", "memory", "disk", "time"]
+    assert [line.split()[:2] for line in lines if line.startswith("distill")] == [["distill", "8"]]
+    assert "without what has no time here" in lines[-1]
+
+
+def test_ids_of_a_large_vocabulary_take_four_bytes(bench: Path) -> None:
+    recipe = msgspec.structs.replace(recipe_of(bench, PRUNE), max_tokens=1000)
+    large = msgspec.structs.replace(TINY, vocab_size=128_256)
+    sizes = [plan_stages(recipe, spec, bf16=False)[0].disk_bytes for spec in (TINY, large)]
+    assert sizes == [2000, 4000]
 
 
 def test_what_one_process_does_is_not_divided() -> None:

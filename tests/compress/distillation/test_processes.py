@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from edgelm.errors import BadInput
 from tests.compress.run_training import Job, run_job
 from tests.compress.training import same, teacher_and_student
 from tests.forks import run_forked
@@ -140,6 +141,24 @@ def test_two_shards_equal_one_and_resume(two: Path, uninterrupted: dict[str, Any
     check_near(two / "shards", uninterrupted, first=4)
 
 
+def test_shards_resume_on_another_number_of_processes(
+    uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    """But not without FSDP2, whose checkpoints are other files."""
+    job = f"{tmp_path},micro_batch=2,sharded"
+    assert run_elsewhere(f"{job},die_at=5", processes=2) != 0
+    with pytest.raises(BadInput, match=r"sharded by FSDP2.*accelerate launch --use_fsdp"):
+        run_here(tmp_path)
+    assert run_elsewhere(job, processes=4) == 0
+    check_near(tmp_path, uninterrupted, first=4)
+
+
+def test_a_whole_checkpoint_does_not_continue_in_shards(tmp_path: Path) -> None:
+    assert run_elsewhere(f"{tmp_path},micro_batch=2,die_at=5") == -9
+    assert run_elsewhere(f"{tmp_path},micro_batch=2,sharded,refused", processes=2) == 0
+    assert "was not written by FSDP2" in (tmp_path / "error-0").read_text()
+
+
 def test_two_shards_quantize_as_one_and_resume(two: Path, tmp_path: Path) -> None:
     check_near(two / "quantized", run_here(tmp_path, quantized=True), first=4)
 
@@ -190,10 +209,10 @@ def test_a_full_disk_of_one_process_ends_both(
     """The others would wait for it until the network's timeout, half an hour later."""
     assert run_elsewhere(f"{tmp_path},micro_batch=2,full_at=4", processes=2) == 0
     own, others = ((tmp_path / f"error-{rank}").read_text() for rank in (1, 0))
+    assert own == others, "the main process prints it"
     assert "no room for a checkpoint" in own
     assert "No space left on device" in own
-    assert "another process has no room for a checkpoint" in others
-    assert "the next start resumes from the checkpoint of step 2" in others
+    assert "the next start resumes from the checkpoint of step 2" in own
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["settings.json", "step-00000002"]
     # With one process instead of two.

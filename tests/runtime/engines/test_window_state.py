@@ -198,7 +198,7 @@ def test_an_int8_window_holds_what_the_whole_cache_holds(source: Tiny, tmp_path:
                 ours, theirs = one[:, :, : 110 - first], other[:, :, first:110]
                 apart = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
                 assert apart.max() <= 1
-                assert (apart > 0).mean() < 0.01
+                assert (apart > 0).mean() < 0.05
 
 
 def test_runs_that_move_no_rows_within_them_are_exact(source: Tiny, tmp_path: Path) -> None:
