@@ -148,7 +148,7 @@ def _checkpoint(path: str, source: str | None) -> OpenSubject:
     import transformers
 
     from edgelm.bench.evaluation.source_tools import SourceTools
-    from edgelm.compress.evaluation.student_backend import StudentBackend
+    from edgelm.compress.evaluation.backends.student_backend import StudentBackend
     from edgelm.compress.model import load_model, load_tokenizer
 
     checkpoint = open_checkpoint(path)

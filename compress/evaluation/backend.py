@@ -1,7 +1,7 @@
 """What evaluation tasks need of a model, whatever runs it.
 
 Tasks ask for the log-likelihood of continuations and for answers; a backend is a Hugging Face
-model (`student_backend`) or a bundle on its engine (edgelm.bench.evaluation). Nothing here imports
+model (`backends`) or a bundle on its engine (edgelm.bench.evaluation). Nothing here imports
 torch, so that a bundle can be evaluated on a device without it.
 """
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from edgelm.compress.evaluation.backend import Backend
+from edgelm.compress.evaluation.backends.shared_backend import SharedBackend
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.run_tasks import run_tasks
-from edgelm.compress.evaluation.shared_backend import SharedBackend
-from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.evaluation.task_names import Task
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.model import Model, Tokenizer

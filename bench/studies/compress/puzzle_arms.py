@@ -153,8 +153,8 @@ def compare(out: Path, teacher: str, text: str, length: int, count: int) -> str:
     """KL of all arms from the teacher on the same rows of a text, and the difference per pair."""
     from edgelm.compress.arithmetic import faster_type
     from edgelm.compress.data.documents import read_documents
+    from edgelm.compress.evaluation.backends.student_backend import StudentBackend
     from edgelm.compress.evaluation.metrics import Metric
-    from edgelm.compress.evaluation.student_backend import StudentBackend
     from edgelm.compress.evaluation.tasks.text_quality import agreement_metrics
     from edgelm.compress.model import load_model, load_tokenizer
     from edgelm.compress.run.distributed import device

@@ -9,7 +9,7 @@ import pytest
 from edgelm.bench.evaluation.results.records import Evaluation
 from edgelm.bench.evaluation.run import EvaluationRequest, run_evaluation
 from edgelm.compress.data.documents import read_documents
-from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.model import load_model, load_tokenizer
 from edgelm.errors import BadInput

@@ -11,7 +11,7 @@ import torch
 from edgelm.bench.evaluation import cli
 from edgelm.bench.evaluation.subjects import _check_same_vocabulary
 from edgelm.compress.data.documents import Document
-from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement
 from edgelm.compress.model import load_model, load_tokenizer
 from edgelm.errors import BadInput

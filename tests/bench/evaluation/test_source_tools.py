@@ -8,7 +8,7 @@ import edgelm
 from edgelm.bench.evaluation.source_tools import SourceTools
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.compress.evaluation.backend import Call, Conversation
-from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.tasks.function_calls.functions import openai_tool
 from edgelm.compress.model import load_model, load_tokenizer
 from edgelm.errors import BadInput

@@ -10,7 +10,7 @@ from edgelm.compress.data.chat_template import render_chat
 from edgelm.compress.data.documents import read_documents
 from edgelm.compress.data.packing import pack
 from edgelm.compress.evaluation.backend import Conversation
-from edgelm.compress.evaluation.student_generation import prompt_ids
+from edgelm.compress.evaluation.backends.student_generation import prompt_ids
 from edgelm.errors import BadInput
 from tests.checkpoints.tiny_chat import TEMPLATE
 from tests.compress.tokenizers import tiny_fast_tokenizer

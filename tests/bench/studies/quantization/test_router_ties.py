@@ -16,7 +16,7 @@ def test_kept_weights_are_exact_and_the_rest_is_ties(tmp_path: Path) -> None:
     model = tiny_model("gpt-oss", swiglu_limit=7.0)
     checkpoint = open_checkpoint(write_gguf(model, tmp_path / "model.gguf", "MXFP4"))
     found = measure(checkpoint, TOKENS)
-    assert found.exact.kl < 1e-9
+    assert found.exact.kl < 1e-7
     assert found.exact.top1 == 1
     assert 0.02 < found.changed < 0.5
     assert 0 < found.tie < found.margin / 3

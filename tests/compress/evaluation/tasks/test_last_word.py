@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.tasks import last_word as task
 from edgelm.compress.evaluation.tasks.scores import Score
 from tests.checkpoints.models import tiny_model

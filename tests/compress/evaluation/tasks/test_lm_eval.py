@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.evaluate import evaluate
-from edgelm.compress.evaluation.student_backend import StudentBackend
 from edgelm.compress.evaluation.task_names import Task
 from edgelm.compress.evaluation.tasks import lm_eval
 from edgelm.compress.evaluation.tasks.lm_eval import scores_of

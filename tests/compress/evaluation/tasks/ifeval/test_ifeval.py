@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from edgelm.compress.evaluation.backend import Conversation
-from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.evaluation.tasks.ifeval import ifeval as task
 from edgelm.compress.evaluation.tasks.ifeval import language
 from edgelm.compress.evaluation.tasks.ifeval.ifeval import (

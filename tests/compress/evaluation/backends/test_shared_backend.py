@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgelm.compress.evaluation.shared_backend import SharedBackend
-from tests.compress.evaluation.evaluate_processes import evaluated
+from edgelm.compress.evaluation.backends.shared_backend import SharedBackend
+from tests.compress.evaluation.backends.evaluate_processes import evaluated
 from tests.compress.recipes import workshop
 from tests.forks import run_forked
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_processes_have_the_scores_of_one(folder: Path) -> None:
     """Three processes: of five passages one has a single one, of two questions one has none."""
     names = [name.format(folder) for name in TASKS]
-    module = "tests.compress.evaluation.evaluate_processes"
+    module = "tests.compress.evaluation.backends.evaluate_processes"
     assert run_forked(module, str(folder), *names, processes=3) == 0
     first, *others = (json.loads((folder / f"scores-{rank}.json").read_text()) for rank in range(3))
     assert others == [first, first]

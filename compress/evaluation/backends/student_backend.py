@@ -19,9 +19,9 @@ from edgelm.compress.evaluation.backend import (
     Progress,
     no_progress,
 )
+from edgelm.compress.evaluation.backends.student_generation import BATCH, ToolFormat, respond
 from edgelm.compress.evaluation.likelihood import continuations
 from edgelm.compress.evaluation.metrics import Metric
-from edgelm.compress.evaluation.student_generation import BATCH, ToolFormat, respond
 from edgelm.compress.evaluation.tasks.text_quality import agreement_metrics, text_losses
 from edgelm.compress.model import Model, Tokenizer
 from edgelm.errors import BadInput

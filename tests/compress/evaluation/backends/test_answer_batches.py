@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgelm.compress.evaluation import student_generation
 from edgelm.compress.evaluation.backend import Conversation
-from edgelm.compress.evaluation.student_backend import StudentBackend
+from edgelm.compress.evaluation.backends import student_generation
+from edgelm.compress.evaluation.backends.student_backend import StudentBackend
 from edgelm.compress.model import load_model, load_tokenizer
 from edgelm.compress.synthesis.sampling import sample
 from tests.checkpoints.tiny_chat import save_tiny_chat

@@ -1,6 +1,6 @@
 """An evaluation that several processes share: every process writes its scores.
 
-python -m tests.compress.evaluation.evaluate_processes FOLDER TASK...
+python -m tests.compress.evaluation.backends.evaluate_processes FOLDER TASK...
 """
 
 import json
