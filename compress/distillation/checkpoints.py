@@ -100,7 +100,7 @@ class Checkpoints:
         """
         found = _found(self.folder)
         for path in found:
-            if _changed(path) is None:
+            if self._is_intact(path):
                 self._check_sharding(path)
                 self.accelerator.load_state(str(path))
                 return _step_of(path)
@@ -110,6 +110,11 @@ class Checkpoints:
                 f"{self.folder} to restart the training, or restore it from a copy"
             )
         return 0
+
+    def _is_intact(self, path: Path) -> bool:
+        """Whether the main process finds no change; all hashing all of it would take many hours."""
+        main = self.accelerator.is_main_process
+        return bool(gather_from_processes(_changed(path) is None if main else None)[0])
 
     def _check_sharding(self, path: Path) -> None:
         """Raise BadInput if FSDP2 wrote the checkpoint and does not run now, or the reverse."""
@@ -140,10 +145,20 @@ class Checkpoints:
         with self._full_for_one_is_full_for_all(staging), self._disk_full_as_error():
             # Not as safetensors, which warns about a tied head at every checkpoint.
             self.accelerator.save_state(str(staging), safe_serialization=False)
-            sync(staging)
+            self._sync(staging)
         with self._full_for_one_is_full_for_all(staging), self._disk_full_as_error():
             if self.accelerator.is_main_process:
                 self._replace(target, staging)
+
+    def _sync(self, staging: Path) -> None:
+        """Wait until what this process wrote is on the disk: not for each file on each process."""
+        if self.accelerator.is_main_process:
+            sync(staging)
+            return
+        own = re.compile(rf".*_{self.accelerator.process_index}[_.]")
+        for path in staging.rglob("*"):
+            if path.is_file() and own.match(path.name):  # e.g. __1_0.distcp, random_states_1.pkl
+                sync(path)
 
     def _replace(self, target: Path, staging: Path) -> None:
         """Make a complete checkpoint the one that is found."""

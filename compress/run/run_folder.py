@@ -31,6 +31,7 @@ from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
 from edgelm.files.staging import exclusive_lock, remove_abandoned_files, replace_file
 
 _POLL_SECONDS = 0.2
+_LARGE = 1 << 26  # bytes of a file whose hash is remembered
 ARITHMETIC = "arithmetic"  # a stage of a few milliseconds
 _INPUTS, _DONE = "inputs.json", "done.json"
 _REPLACED = "replaced"
@@ -179,7 +180,7 @@ class RunFolder:
         if done is None or done.key != key:
             self._check_may_run(name, f"{folder} does not hold its result for this recipe")
         if done is not None and done.key == key:
-            damaged = _damaged(folder, done)
+            damaged = _damaged(folder, done, self._result_hash)
             if damaged is None:
                 self.report(f"{name}: unchanged, skipped")
                 self.records.append(done.record)
@@ -208,10 +209,15 @@ class RunFolder:
         record = work(folder)
         seconds = record.seconds + time.monotonic() - started
         record = msgspec.structs.replace(record, seconds=round(seconds, 1))
-        result = Result(key, record, _results(folder)).sealed()
+        result = Result(key, record, _results(folder, self._result_hash)).sealed()
         replace_file(folder / _DONE, msgspec.json.encode(result))
         self.records.append(record)
         return folder, key
+
+    def _result_hash(self, path: Path) -> str:
+        """SHA-256 of a result; of a large one, which may have hundreds of GB, only once."""
+        large = path.stat().st_size >= _LARGE
+        return self.hashes.sha256(path) if large else file_sha256(path)
 
     def _check_may_run(self, name: str, problem: str) -> None:
         """Raise BadInput if only a later stage is to run; arithmetic takes milliseconds."""
@@ -334,21 +340,21 @@ def _read_result(path: Path) -> Result | None:
     return result if result.sha256 in ("", result.sealed().sha256) else None
 
 
-def _results(folder: Path) -> dict[str, str]:
+def _results(folder: Path, file_hash: Callable[[Path], str]) -> dict[str, str]:
     """Hashes of the results of a finished stage, without its checkpoints and logs."""
     return {
         name: sha256
         for entry in sorted(folder.iterdir())
         if entry.name not in (_INPUTS, _DONE, *_PRIVATE)
         for name, sha256 in (
-            {f"{entry.name}/{name}": value for name, value in tree_sha256(entry).items()}
+            {f"{entry.name}/{name}": value for name, value in tree_sha256(entry, file_hash).items()}
             if entry.is_dir()
-            else {entry.name: file_sha256(entry)}
+            else {entry.name: file_hash(entry)}
         ).items()
     }
 
 
-def _damaged(folder: Path, done: Result) -> str | None:
+def _damaged(folder: Path, done: Result, file_hash: Callable[[Path], str]) -> str | None:
     """The first result of a finished stage that is missing or changed; None if all are intact.
 
     The teacher cache may take hundreds of GB, and may be removed after distillation.
@@ -359,4 +365,4 @@ def _damaged(folder: Path, done: Result) -> str | None:
         for name, sha256 in done.files.items()
         if not (removed and name.startswith(f"{_CACHE}/"))
     }
-    return first_changed(folder, files)
+    return first_changed(folder, files, file_hash)

@@ -1,7 +1,7 @@
 """SHA-256 of files."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -27,17 +27,19 @@ def stream_sha256(file: _BinaryFile) -> str:
     return digest.hexdigest()
 
 
-def tree_sha256(folder: Path) -> dict[str, str]:
+def tree_sha256(folder: Path, file_hash: Callable[[Path], str] = file_sha256) -> dict[str, str]:
     """SHA-256 of every file below a folder, in hex, by relative name."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
 
 
-def first_changed(folder: Path, hashes: Mapping[str, str]) -> str | None:
+def first_changed(
+    folder: Path, hashes: Mapping[str, str], file_hash: Callable[[Path], str] = file_sha256
+) -> str | None:
     """The name of the first file that is missing or has another hash; None if all match."""
     for name, expected in hashes.items():
         try:
-            if file_sha256(folder / name) != expected:
+            if file_hash(folder / name) != expected:
                 return name
         except (OSError, ValueError):
             return name
