@@ -11,7 +11,7 @@ from edgelm.compress.puzzle.alternatives import Alternative, alternatives
 from edgelm.compress.puzzle.costs import PuzzleCosts
 from edgelm.compress.puzzle.measured import MeasuredTimes, check_measurable
 from edgelm.compress.puzzle.settings import PuzzleSettings
-from edgelm.compress.qad.precisions import qad_precisions
+from edgelm.compress.qad.precisions import qad_precisions, target_precisions
 from edgelm.compress.recipe import Recipe
 from edgelm.compress.search.candidates import CostModel
 from edgelm.compress.search.proposals import propose
@@ -47,7 +47,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
             student_spec(recipe, spec) or spec
         ]:
             qad_precisions(recipe, student)
-    if recipe.importance.layers == "block":
+    if recipe.importance.layers == "block" and not (recipe.prune and recipe.prune.layers):
         for depth in {shape.num_hidden_layers for shape in shapes}:
             check_has_block(spec, spec.num_hidden_layers - depth)
     if recipe.align:
@@ -59,6 +59,7 @@ def preflight(recipe: Recipe, spec: DecoderSpec, *, processes: int = 1) -> None:
             )
     if recipe.draft:
         spaced_layers(spec, recipe.draft.num_hidden_layers)
+        target_precisions(recipe, spec)
     if recipe.puzzle:
         recipe.training(recipe.puzzle, bf16=False).check(1)
         _check_puzzle(recipe, recipe.puzzle, spec, trimmed)

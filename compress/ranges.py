@@ -13,6 +13,7 @@ Count = Annotated[int, Meta(ge=1, le=_LARGE)]
 RowLength = Annotated[int, Meta(ge=2, le=_LARGE)]
 """Tokens of a row; the first one is not predicted."""
 CountOrZero = Annotated[int, Meta(ge=0, le=_LARGE)]
+Layer = Annotated[int, Meta(ge=0, le=10**6)]
 LayerOrEmbedding = Annotated[int, Meta(ge=-1, le=10**6)]
 """A layer number; -1 is the embeddings' output."""
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]

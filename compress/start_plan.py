@@ -14,7 +14,7 @@ from edgelm.compress.data.documents import data_files
 from edgelm.compress.data.token_bytes import token_bytes
 from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Distillation
-from edgelm.compress.drafting.settings import DraftSettings, positions
+from edgelm.compress.drafting.settings import CALIBRATION_ROWS, DraftSettings, positions
 from edgelm.compress.durations import duration
 from edgelm.compress.preflight import (
     least_vocabulary,
@@ -103,6 +103,10 @@ class _Stages:
             yield self._search()
         if recipe.puzzle:
             yield from self._puzzle(recipe.puzzle)
+        if recipe.draft and recipe.draft.precision:
+            tokens, size = CALIBRATION_ROWS * self.length, 4 * teacher.parameters
+            work = tokens * self._forward(teacher)
+            yield StagePlan("draft-target", tokens, work, 2 * size, size, alone=True)
         if recipe.search or recipe.prune or recipe.draft:
             memory = 4 * (teacher.parameters + self.student.parameters)
             name = "draft" if recipe.draft else "prune"

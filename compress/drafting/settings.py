@@ -1,9 +1,12 @@
 """The settings of a draft model."""
 
+from typing import Literal
+
 import msgspec
 
 from edgelm.compress.ranges import Count
 
+CALIBRATION_ROWS = 64  # of text, by which the target is quantized
 _STARTS = 8
 
 
@@ -14,10 +17,15 @@ class DraftSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     num_hidden_layers: layers of the teacher that it gets, evenly spaced
     drafted: tokens per step in the report of how many the teacher accepts
+    precision: of the bundle that it will draft for: it learns what the teacher predicts with
+        weights on that grid; by default with its own weights
+    group_size: weights per scale of that bundle; by default as in [qad]
     """
 
     num_hidden_layers: Count = 4
     drafted: Count = 4
+    precision: Literal["int4", "int8"] | None = None
+    group_size: Count | None = None
 
 
 def starts(length: int, drafted: int) -> list[int]:

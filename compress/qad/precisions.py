@@ -1,6 +1,9 @@
 """The precisions that quantization-aware distillation trains for, as export will store them."""
 
+import msgspec
+
 from edgelm.compress.recipe.recipe import Recipe
+from edgelm.compress.recipe.tables import Qad
 from edgelm.devices.kernels import check_shape
 from edgelm.errors import BadInput
 from edgelm.quantize.precision import Int4, Int8, describe
@@ -43,6 +46,24 @@ def qad_precisions(recipe: Recipe, student: DecoderSpec) -> tuple[Int4 | Int8, I
     if requested is None:
         head = _in_groups(head, fitted.group_size)
     return fitted, head
+
+
+def target_precisions(
+    recipe: Recipe, target: DecoderSpec
+) -> tuple[Int4 | Int8, Int4 | Int8] | None:
+    """The precisions of the bundle that a draft is made for; None if [draft] names none.
+
+    Raises:
+        BadInput: as `qad_precisions`; a group size without a precision.
+    """
+    draft = recipe.draft
+    if draft is None or draft.precision is None:
+        if draft is not None and draft.group_size is not None:
+            raise BadInput("[draft] group_size needs a precision; give it, or remove group_size")
+        return None
+    as_qad = Qad(precision=draft.precision, group_size=draft.group_size)
+    as_qad.check(recipe.target)
+    return qad_precisions(msgspec.structs.replace(recipe, qad=as_qad), target)
 
 
 def _in_groups(precision: Int4 | Int8, size: int) -> Int4 | Int8:

@@ -12,6 +12,7 @@ def stage_names(recipe: Recipe) -> tuple[str, ...]:
         "vocabulary": recipe.vocabulary,
         "data": True,
         "correct": recipe.correct,
+        "draft-target": draft and draft.precision,
         "draft": draft,
         "importance": recipe.shapes and not draft,
         "puzzle-costs": puzzle and puzzle.costs == "measured",

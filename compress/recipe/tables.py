@@ -9,7 +9,7 @@ from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.settings import Losses, Schedule
 from edgelm.compress.pruning.aggregation import Reduction
 from edgelm.compress.pruning.shape import Shape
-from edgelm.compress.ranges import Count, NotNegative, Part, Positive, Share
+from edgelm.compress.ranges import Count, Layer, NotNegative, Part, Positive, Share
 from edgelm.compress.search.settings import Budget
 from edgelm.devices.kernels import Kernels, kernels_of
 from edgelm.devices.profile import load_profile
@@ -136,6 +136,8 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     Sizes that the teacher's family cannot lose are refused with the reason.
 
     num_hidden_layers: number of layers
+    layers: the layers to keep, counted from 0, e.g. of a published student; by default by their
+        scores
     hidden_size: channels of the residual stream; short convolutions (LFM2) lose as many of their
         own
     intermediate_size: neurons of each MLP, or of each shared expert; narrower MLPs keep theirs,
@@ -151,6 +153,7 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     """
 
     num_hidden_layers: Count | None = None
+    layers: tuple[Layer, ...] = ()
     hidden_size: Count | None = None
     intermediate_size: Count | None = None
     num_attention_heads: Count | None = None
@@ -161,13 +164,33 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
     merge_pruned_heads: bool = False
 
     def shape(self, spec: DecoderSpec) -> Shape:
-        """The shape of a teacher with these sizes replaced; heads of Mamba-2 layers may follow."""
+        """The shape of a teacher with these sizes replaced; heads of Mamba-2 layers may follow.
+
+        Raises:
+            BadInput: layers that the teacher does not have.
+        """
         full = Shape.from_spec(spec)
+        self._check_layers(spec.num_hidden_layers)
         sizes = {field: getattr(self, field) for field in full.__struct_fields__}
         given = {field: size for field, size in sizes.items() if size is not None}
+        if self.layers:
+            given["num_hidden_layers"] = len(self.layers)
         if (heads := self.following_mamba_heads(spec)) is not None:
             given["mamba_num_heads"] = heads
         return msgspec.structs.replace(full, **given)
+
+    def _check_layers(self, count: int) -> None:
+        layers = self.layers
+        if list(layers) != sorted(set(layers)) or any(not 0 <= one < count for one in layers):
+            raise BadInput(
+                f"[prune] layers = {list(layers)}: expected layers to keep, each once, in "
+                f"ascending order, from 0 to {count - 1}"
+            )
+        if layers and self.num_hidden_layers not in (None, len(layers)):
+            raise BadInput(
+                f"[prune] layers names {len(layers)} layers, and num_hidden_layers is "
+                f"{self.num_hidden_layers}; remove one of them"
+            )
 
     def following_mamba_heads(self, spec: DecoderSpec) -> int | None:
         """Heads of Mamba-2 layers that follow from `hidden_size`; None if they do not change."""

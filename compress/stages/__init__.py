@@ -5,7 +5,7 @@ from edgelm.compress.preflight import following_sizes, requested_shape
 from edgelm.compress.run.distributed import is_main_process, world_size
 from edgelm.compress.sharding import shards_models
 from edgelm.compress.stages.data import pack_rows, synthesize_text, trim_teacher
-from edgelm.compress.stages.draft import make_draft, measure_acceptance
+from edgelm.compress.stages.draft import make_draft, measure_acceptance, quantize_target
 from edgelm.compress.stages.finish import align_student, evaluate_models
 from edgelm.compress.stages.puzzle import puzzle
 from edgelm.compress.stages.shape import prune_teacher, score_importance, search_shape
@@ -33,6 +33,8 @@ def run_stages(state: State) -> None:
     if recipe.correct:
         correct_teacher(state, recipe.correct)
     if recipe.draft:
+        if recipe.draft.precision:
+            quantize_target(state, recipe.draft)
         make_draft(state, recipe.draft)
     elif recipe.shapes:
         score_importance(state, recipe.importance)

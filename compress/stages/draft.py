@@ -7,24 +7,62 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.checkpoint.student import Figure, StageRecord
+from edgelm.compress.data.packing import calibration_rows
+from edgelm.compress.distillation.checkpoints import remove
 from edgelm.compress.drafting.acceptance import acceptance
 from edgelm.compress.drafting.layers import spaced_layers
-from edgelm.compress.drafting.settings import DraftSettings
-from edgelm.compress.evaluation.held_out import held_out_divergence
+from edgelm.compress.drafting.settings import CALIBRATION_ROWS, DraftSettings
+from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
 from edgelm.compress.model import Model, save_model
 from edgelm.compress.pruning.depth import with_layers
-from edgelm.compress.stages.state import State, plain, stage_record
+from edgelm.compress.qad.fake_quantizer import FakeQuantizer
+from edgelm.compress.qad.precisions import target_precisions
+from edgelm.compress.qad.start import prepare_for_quantization
+from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.files.staging import replace_file
+from edgelm.quantize.precision import describe
 
 _FIGURES = "acceptance.json"
 
 
-def make_draft(state: State, settings: DraftSettings) -> None:
-    """Make a student of a few of the teacher's layers."""
-    layers = spaced_layers(state.teacher.spec, settings.num_hidden_layers)
+def quantize_target(state: State, settings: DraftSettings) -> None:
+    """Make the teacher the model of the bundle: its weights on the grid of an export.
+
+    They are quantized as `edge-export` does it by default, on text of the data; the engine's
+    rounding of activations and of the cache is left out.
+    """
+    spec = state.teacher.spec
+    precisions = target_precisions(state.recipe, spec)
+    assert precisions is not None
 
     def work(folder: Path) -> StageRecord:
-        teacher = state.load(state.teacher, torch.float32)
+        model = state.load(state.teacher, torch.float32)
+        before = HeldOut(model, state.held_out())
+        scratch = folder / "moments.partial"
+        remove(scratch)  # of an interrupted run
+        scratch.mkdir()
+        target = state.load(state.teacher, torch.float32)
+        rows = calibration_rows(state.data(), CALIBRATION_ROWS, BATCH)
+        grids = prepare_for_quantization(target, rows, *precisions, scratch)
+        remove(scratch)
+        with torch.no_grad():
+            FakeQuantizer(target, grids).finish()
+        save_model(target, state.tokenizer, folder / "model", torch.float32)
+        figures = {"held_out_divergence": before.divergence(target)}
+        return stage_record("draft-target", settings, figures)
+
+    inputs = {"teacher": state.teacher_key, "data": state.data_key}
+    inputs["precisions"] = ", ".join(describe(one) for one in precisions)
+    folder, key = state.run.stage("draft-target", inputs, work)
+    state.use_teacher(folder / "model", key)
+
+
+def make_draft(state: State, settings: DraftSettings) -> None:
+    """Make a student of a few of the teacher's layers."""
+    layers = spaced_layers(state.original.spec, settings.num_hidden_layers)
+
+    def work(folder: Path) -> StageRecord:
+        teacher = state.load(state.original, torch.float32)
         draft = with_layers(teacher, layers)
         save_model(draft, state.tokenizer, folder / "model", torch.float32)
         loss = held_out_divergence(draft, teacher, state.held_out())

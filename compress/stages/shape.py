@@ -226,6 +226,8 @@ def prune_teacher(state: State, shape: Shape) -> None:
         "shape": plain(shape)["settings"],
         "merge_pruned_heads": merge,
     }
+    if state.recipe.prune and state.recipe.prune.layers:
+        inputs["layers"] = state.recipe.prune.layers
     folder, key = state.run.stage("prune", inputs, work)
     state.pruned = folder / "model"
     state.use_student(folder, key)
@@ -233,6 +235,8 @@ def prune_teacher(state: State, shape: Shape) -> None:
 
 def _layers(state: State, model: Model, count: int) -> list[int] | None:
     """The `count` layers to keep; None selects them by block influence."""
+    if state.recipe.prune and state.recipe.prune.layers:
+        return list(state.recipe.prune.layers)
     removed = state.teacher.spec.num_hidden_layers - count
     settings = state.recipe.importance
     if settings.layers != "block" or not removed:

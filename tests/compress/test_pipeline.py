@@ -171,6 +171,19 @@ def test_an_explicit_shape(bench: Path, tmp_path: Path) -> None:
     assert record.shape == {**record.teacher_shape, **sizes}
 
 
+def test_layers_by_their_numbers(bench: Path, tmp_path: Path) -> None:
+    record = quick(bench, tmp_path / "student", "[prune]\nlayers = [0, 3]\n")
+    assert record.shape == {**record.teacher_shape, "num_hidden_layers": 2}
+    student, whole = weights_of(tmp_path / "student"), weights_of(bench / "teacher")
+    for ours, theirs in enumerate((0, 3)):
+        name = "model.layers.{}.mlp.up_proj.weight"
+        assert torch.equal(student[name.format(ours)], whole[name.format(theirs)])
+    lines: list[str] = []
+    other = recipe_of(bench, "[prune]\nlayers = [1, 3]\n")
+    compress_model(other, tmp_path / "student", report=lines.append)
+    assert "prune: inputs changed, rerunning" in lines
+
+
 def test_layers_go_as_a_block(bench: Path, tmp_path: Path) -> None:
     block = '[importance]\nsamples = 16\nlayers = "block"\nlayer_samples = 4\n'
     quick(bench, tmp_path / "student", block, "[prune]\nnum_hidden_layers = 2\n")
@@ -199,7 +212,7 @@ def test_a_cached_teacher(bench: Path, tmp_path: Path, kind: str) -> None:
     rows = 2048 // LENGTH
     wanted = rows * (LENGTH - 1) * 16 * (2 if kind == "sampled" else 4)
     assert stage(record, "cache").figures["bytes"] == wanted
-    files = (tmp_path / "student.run" / "cache" / "cache").glob("*.bin")
+    files = (tmp_path / "student.run" / "cache" / "cache").rglob("*.bin")
     assert sum(path.stat().st_size for path in files) == wanted
     assert "cache: the teacher's predictions will take 0 MB" in lines
     assert stage(record, "distill").figures["loss"] > 0

@@ -40,6 +40,12 @@ def checked(bench: Path, *parts: str, head: str = TEACHER) -> None:
             ("[vocabulary]\nsize = 300\n", DISTILL, "[distill.cache]\nkind='top-k'\nsize = 310\n"),
             "the vocabulary has 300 tokens",
         ),
+        (("[prune]\nlayers = [0, 4]\n",), r"layers = \[0, 4\]: expected layers to keep, .* 0 to 3"),
+        (("[prune]\nlayers = [1, 0]\n",), "each once, in ascending order"),
+        (
+            ("[prune]\nlayers = [0]\nnum_hidden_layers = 2\n",),
+            "layers names 1 layers, and num_hidden_layers is 2",
+        ),
         ((PRUNE, "[qad]\ngroup_size = 48\n"), r"\[qad\] group size 48 is not one of"),
         (
             (DISTILL, "final_learning_rate = 4e-3\n"),

@@ -14,6 +14,8 @@ from edgelm.compress.model import load_model, spec_of
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.preflight import preflight
 from edgelm.compress.pruning.depth import with_layers
+from edgelm.compress.recipe.stage_names import stage_names
+from edgelm.compress.start_plan import plan_stages
 from edgelm.errors import BadInput
 from tests.checkpoints.models import tiny_model
 from tests.checkpoints.own_sizes import own_sizes_model
@@ -145,10 +147,38 @@ def test_a_recipe_makes_a_draft_with_the_teachers_embedding(bench: Path, tmp_pat
     assert stage(record, "draft").figures["layers"] == [0, 3]
 
 
+def test_a_draft_of_a_quantized_target(bench: Path, tmp_path: Path) -> None:
+    """It learns what the rounded teacher predicts, and starts from layers of the unrounded one."""
+    rounded = DRAFT.replace("drafted", 'precision = "int4"\ngroup_size = 32\ndrafted')
+    recipe = recipe_of(bench, rounded, DISTILL)
+    record = compress_model(recipe, tmp_path / "draft")
+    assert tuple(one.name for one in record.stages) == stage_names(recipe)
+    plan = plan_stages(recipe, read_spec(bench / "teacher"), bf16=False)
+    assert tuple(one.name for one in plan) == stage_names(recipe)
+    run = tmp_path / "draft.run"
+    target, teacher = load_model(run / "draft-target" / "model"), load_model(bench / "teacher")
+    weight, original = (one.model.layers[0].mlp.up_proj.weight for one in (target, teacher))
+    assert not torch.equal(weight, original)
+    levels = weight[0, :32].unique()
+    assert len(levels) <= 16, "four bits in a group"
+    start = load_model(run / "draft" / "model").model.layers[0].mlp.up_proj.weight
+    assert torch.equal(start, original)
+    figures = stage(record, "draft-target").figures
+    assert figures["held_out_divergence"] > 0
+    plain = compress_model(recipe_of(bench, DRAFT, DISTILL), tmp_path / "plain")
+    losses = [stage(one, "distill").figures["loss"] for one in (record, plain)]
+    assert losses[0] != losses[1]
+
+
 def test_refusals(bench: Path) -> None:
     spec = read_spec(bench / "teacher")
     with pytest.raises(BadInput, match=r"\[draft\] num_hidden_layers is 4, the teacher has 4"):
         preflight(recipe_of(bench, "[draft]\n", DISTILL), spec)
+    with pytest.raises(BadInput, match=r"\[draft\] group_size needs a precision"):
+        preflight(recipe_of(bench, "[draft]\nnum_hidden_layers = 2\ngroup_size = 32\n"), spec)
+    odd = '[draft]\nnum_hidden_layers = 2\nprecision = "int4"\ngroup_size = 48\n'
+    with pytest.raises(BadInput, match="group size 48 is not one of"):
+        preflight(recipe_of(bench, odd), spec)
     with pytest.raises(BadInput, match=r"\[prune\] and \[draft\] both decide"):
         recipe_of(bench, "[draft]\n[prune]\n")
     with pytest.raises(BadInput, match=r"remove \[vocabulary\], \[correct\] and \[align\]"):

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from edgelm.checkpoint.student import StageRecord
+from edgelm.compress.run import hash_cache, run_folder
 from edgelm.compress.run.run_folder import RunFolder, file_hashes, task_hashes
 from edgelm.errors import BadInput
+from edgelm.files.hashing import file_sha256
 
 
 class Run:
@@ -96,6 +98,31 @@ def test_a_torn_file_is_as_good_as_none(run: Run, torn: str) -> None:
     run()
     # Without its inputs a stage's results cannot be told from another's; done.json has the key.
     assert run.worked == (["third"] if torn == "done.json" else [])
+
+
+def test_large_results_are_hashed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path.parent.name)
+        return file_sha256(path)
+
+    monkeypatch.setattr(run_folder, "_LARGE", 0)
+    monkeypatch.setattr(hash_cache, "file_sha256", counted)
+    run()
+    assert set(hashed) == {"first", "second", "third"}
+    hashed.clear()
+    run()
+    assert hashed == [], "no file has changed"
+    result = next(
+        path
+        for path in sorted((run.folder / "second").iterdir())
+        if path.name not in ("done.json", "inputs.json")
+    )
+    result.write_bytes(b"damaged")
+    run.worked.clear()
+    run()
+    assert run.worked[:1] == ["second"]
 
 
 def test_seconds_add_up_in_the_record(run: Run) -> None:
