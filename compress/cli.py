@@ -23,6 +23,20 @@ _WITH_A_RECIPE = (
     *("print_recipe", "dry_run", "world_size", "tflops"),
 )
 _BUDGET = {"parameters", "max_memory_bytes", "min_tokens_per_second", "max_first_token_ms"}
+_OPTIONS = {  # by the fields that they set
+    "teacher": "the teacher",
+    "data": "--data",
+    "target.name": "--target",
+    "target.precision": "--precision",
+    "target.context": "--context",
+    "target.parameters": "--parameters",
+    "target.max_memory_bytes": "--max-memory",
+    "target.min_tokens_per_second": "--min-tok-s",
+    "target.max_first_token_ms": "--max-ttft",
+    "prune": "--shape",
+    "distill.tokens": "--tokens",
+    "evaluate.tasks": "--evaluate",
+}
 _EPILOG = """\
 examples:
   edge-compress recipe.toml -o student/
@@ -148,7 +162,7 @@ def _compress(options: argparse.Namespace) -> None:
         try:
             recipe = msgspec.convert(default_recipe(options), Recipe)
         except msgspec.ValidationError as error:
-            raise BadInput(f"invalid options: {reason(error)}") from None
+            raise BadInput(_as_option(reason(error))) from None
     if options.print_recipe:
         recipe.check()
         print(recipe_toml(recipe), end="")
@@ -186,6 +200,17 @@ def _compress(options: argparse.Namespace) -> None:
         shown = ", ".join(f"{who} {figure.text}" for who, figure in figures.items())
         print(f"  {task}: {shown}")
     print(f"next: {export_command(recipe, options.output)}")
+
+
+def _as_option(problem: str) -> str:
+    """What msgspec says of a field of the recipe, as of the option that it is from."""
+    said, _, place = problem.partition(" - at `$.")
+    field = place.rstrip("`").split("[")[0]
+    table, _, name = field.partition(".")
+    option = _OPTIONS.get(field)
+    if option is None and table in _OPTIONS:
+        option = f"{_OPTIONS[table]} {name}".rstrip()
+    return f"{option}: {said[:1].lower()}{said[1:]}" if option else f"invalid options: {problem}"
 
 
 def _check(recipe: "Recipe", options: argparse.Namespace) -> None:

@@ -45,6 +45,8 @@ def check_inputs(recipe: Recipe, context: int) -> None:
     _check_held_out(recipe)
     if recipe.synthesize and recipe.synthesize.prompts:
         read_prompts(Path(recipe.synthesize.prompts))
+    if recipe.draft and recipe.draft.prompts:
+        read_prompts(Path(recipe.draft.prompts))
     if recipe.align:
         _check_examples(recipe.align)
     _check_packages(recipe)
@@ -60,6 +62,8 @@ def check_template(recipe: Recipe, tokenizer: Any) -> None:
     needs = f"the task {answered[0]}" if answered else ""
     if recipe.synthesize and recipe.synthesize.prompts:
         needs = "[synthesize] prompts"
+    elif recipe.draft and recipe.draft.prompts:
+        needs = "[draft] prompts"
     if needs:
         raise BadInput(
             f"{needs} needs a chat template, which the teacher's tokenizer does not have; remove "

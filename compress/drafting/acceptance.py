@@ -26,23 +26,27 @@ _CHUNK = 128  # positions whose logits exist at a time
 def acceptance(
     draft: Model,
     target: Model,
-    rows: torch.Tensor,
+    rows: torch.Tensor | Sequence[torch.Tensor],
     drafted: int,
     progress: Callable[[int, int], None] = lambda *_: None,
+    first: Sequence[int] = (),
 ) -> dict[str, Figure]:
     """The chance that a sampled token is accepted, and the number of tokens per verification.
 
     Args:
         draft: with the target's tokenizer, on its device.
         target: whose output the text shall be.
-        rows: held-out tokens, int64 [B, T].
+        rows: held-out tokens, int64 [B, T]; or one row [T] for each text.
         drafted: tokens between two verifications.
         progress: called with the rows done, and all.
+        first: for each text, where the tokens begin that are to be drafted: its answer.
     """
     chances, lengths = list[float](), list[float]()
-    for part in rows.split(ROWS):
-        chances += _chances(draft, target, part)
-        lengths += _accepted(draft, target, part, drafted)
+    parts = rows.split(ROWS) if isinstance(rows, torch.Tensor) else [row[None] for row in rows]
+    begins = first or [0] * len(parts)
+    for part, begin in zip(parts, begins, strict=True):
+        chances += _chances(draft, target, part, begin)
+        lengths += _accepted(draft, target, part, drafted, begin)
         progress(len(chances), len(rows))
     return {
         "acceptance of a token": _figure(chances, is_share=True),
@@ -50,10 +54,11 @@ def acceptance(
     }
 
 
-def _chances(draft: Model, target: Model, tokens: torch.Tensor) -> list[float]:
-    """The mean of sum(min(p, q)) over each row's positions."""
+def _chances(draft: Model, target: Model, tokens: torch.Tensor, first: int) -> list[float]:
+    """The mean of sum(min(p, q)) over each row's positions that predict token `first` and on."""
     heads = Head.from_model(draft), Head.from_model(target)
-    states = (hidden_states(draft, tokens), hidden_states(target, tokens))
+    before = max(0, first - 1)
+    states = tuple(hidden_states(one, tokens)[:, before:] for one in (draft, target))
     found = []
     for ours, theirs in zip(*states, strict=True):
         total = 0.0
@@ -64,11 +69,13 @@ def _chances(draft: Model, target: Model, tokens: torch.Tensor) -> list[float]:
     return found
 
 
-def _accepted(draft: Model, target: Model, tokens: torch.Tensor, drafted: int) -> list[float]:
+def _accepted(
+    draft: Model, target: Model, tokens: torch.Tensor, drafted: int, first: int
+) -> list[float]:
     """The mean number of greedily drafted tokens that the target accepts, for each row."""
     ours, theirs = _Reader(draft), _Reader(target)
     counts = []
-    for start in starts(tokens.shape[1], drafted):
+    for start in starts(tokens.shape[1], drafted, first):
         text = tokens[:, :start].to(target.device)
         guess = ours.read(text).greedy(drafted)
         wanted = theirs.read(text).choices(guess)

@@ -20,18 +20,25 @@ class DraftSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     precision: of the bundle that it will draft for: it learns what the teacher predicts with
         weights on that grid; by default with its own weights
     group_size: weights per scale of that bundle; by default as in [qad]
+    prompts: JSONL file of prompts or conversations, on whose greedy answers the acceptance is
+        reported as well
+    answer_tokens: maximum tokens of such an answer
     """
 
     num_hidden_layers: Count = 4
     drafted: Count = 4
     precision: Literal["int4", "int8"] | None = None
     group_size: Count | None = None
+    prompts: str = ""
+    answer_tokens: Count = 64
 
 
-def starts(length: int, drafted: int) -> list[int]:
-    """Up to eight places of a held-out row where drafting starts, spread evenly."""
+def starts(length: int, drafted: int, first: int = 0) -> list[int]:
+    """Up to eight places of a row where drafting starts, behind `first` tokens, spread evenly."""
     last = max(1, length - drafted)
-    return sorted({max(1, last * (index + 1) // _STARTS) for index in range(_STARTS)})
+    first = min(first, last - 1)
+    places = range(1, _STARTS + 1)
+    return sorted({max(1, first + (last - first) * place // _STARTS) for place in places})
 
 
 def positions(length: int, drafted: int, *, rereads: bool) -> tuple[int, int]:

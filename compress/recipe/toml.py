@@ -103,4 +103,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     if recipe.synthesize and recipe.synthesize.prompts:
         prompts = resolve(recipe.synthesize.prompts)
         changed["synthesize"] = msgspec.structs.replace(recipe.synthesize, prompts=prompts)
+    if recipe.draft and recipe.draft.prompts:
+        prompts = resolve(recipe.draft.prompts)
+        changed["draft"] = msgspec.structs.replace(recipe.draft, prompts=prompts)
     return msgspec.structs.replace(recipe, **changed)

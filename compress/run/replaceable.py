@@ -71,6 +71,8 @@ def _inputs(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "alignment data", recipe.align.data
     if recipe.synthesize and recipe.synthesize.prompts:
         yield "prompts", recipe.synthesize.prompts
+    if recipe.draft and recipe.draft.prompts:
+        yield "prompts", recipe.draft.prompts
     tasks = recipe.evaluate.tasks if recipe.evaluate else ()
     for task in (*tasks, recipe.importance.layer_task):
         if path := task.partition(":")[2]:

@@ -1,17 +1,21 @@
 """Draft models: the teacher with few of its layers, and how well it drafts."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.checkpoint.student import Figure, StageRecord
+from edgelm.compress.data.conversations import read_prompts
 from edgelm.compress.data.packing import calibration_rows
 from edgelm.compress.distillation.checkpoints import remove
 from edgelm.compress.drafting.acceptance import acceptance
 from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.drafting.settings import CALIBRATION_ROWS, DraftSettings
+from edgelm.compress.evaluation.backend import Conversation
+from edgelm.compress.evaluation.backends.student_generation import prompt_ids
 from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
 from edgelm.compress.model import Model, save_model
 from edgelm.compress.pruning.depth import with_layers
@@ -19,6 +23,8 @@ from edgelm.compress.qad.fake_quantizer import FakeQuantizer
 from edgelm.compress.qad.precisions import target_precisions
 from edgelm.compress.qad.start import prepare_for_quantization
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
+from edgelm.compress.synthesis.sampling import Sampling, sample, stop_ids
+from edgelm.errors import BadInput
 from edgelm.files.staging import replace_file
 from edgelm.quantize.precision import describe
 
@@ -87,6 +93,7 @@ def measure_acceptance(state: State, settings: DraftSettings) -> dict[str, dict[
 
     def work(folder: Path) -> StageRecord:
         target = state.load(state.teacher, state.compute)
+        answers = _answers(state, settings, target) if settings.prompts else []
         figures: dict[str, dict[str, Figure]] = {}
         for name, path in models.items():
             if path is None:
@@ -97,14 +104,54 @@ def measure_acceptance(state: State, settings: DraftSettings) -> dict[str, dict[
                 state.progress(f"acceptance: {name}, {done} of {of} rows")
 
             found = acceptance(draft, target, state.held_out(), settings.drafted, shown)
+            if answers:
+                rows, first = zip(*answers, strict=True)
+                of_answers = acceptance(draft, target, rows, settings.drafted, shown, first)
+                found |= {f"{task}, answers": one for task, one in of_answers.items()}
             for task, figure in found.items():
                 figures.setdefault(task, {})[name] = figure
         replace_file(folder / _FIGURES, msgspec.json.encode(figures))
         values = {task: by_model["student"].value for task, by_model in figures.items()}
         return stage_record("acceptance", settings, values)
 
-    inputs = {"student": state.student_key, "teacher": state.teacher_key, "data": state.data_key}
+    inputs: dict[str, Any] = {
+        "student": state.student_key,
+        "teacher": state.teacher_key,
+        "data": state.data_key,
+    }
     inputs |= {"arithmetic": state.arithmetic, **plain(settings)}
+    inputs |= {"prompts": state.hashes_of(settings.prompts)}
     folder, _ = state.run.stage("acceptance", inputs, work)
     content = (folder / _FIGURES).read_bytes()
     return msgspec.json.decode(content, type=dict[str, dict[str, Figure]])
+
+
+def _answers(
+    state: State, settings: DraftSettings, target: Model
+) -> list[tuple[torch.Tensor, int]]:
+    """The target's greedy answers: int64 tokens [T] of prompt and answer, and where that begins."""
+    found = []
+    prompts = read_prompts(Path(settings.prompts))
+    stop = stop_ids(target, state.tokenizer)
+    for number, prompt in enumerate(prompts):
+        state.progress(f"acceptance: answer {number + 1} of {len(prompts)}")
+        conversation = Conversation(tuple(prompt.messages))
+        ids = prompt_ids(state.tokenizer, conversation, None)
+        room = target.config.max_position_embeddings - len(ids)
+        if room <= settings.drafted:
+            raise BadInput(
+                f"{prompt.where}: the prompt has {len(ids)} tokens, and leaves no room for an "
+                "answer in the context; remove it"
+            )
+        sampling = Sampling(temperature=0, max_new_tokens=min(settings.answer_tokens, room))
+        generator = torch.Generator(target.device)  # unused at temperature 0
+        size = len(state.tokenizer)
+        [answer] = sample(target, [ids], sampling, generator, stop=stop, vocab_size=size)
+        if len(answer.ids) > settings.drafted:
+            found.append((torch.tensor([*ids, *answer.ids]), len(ids)))
+    if not found:
+        raise BadInput(
+            f"[draft] prompts: no answer of the teacher to {settings.prompts} is longer than "
+            f"drafted = {settings.drafted} tokens; give other prompts"
+        )
+    return found

@@ -112,10 +112,16 @@ def test_options_by_hand() -> None:
         (("model", "-o", "out", "--parameters", "0.5"), "no training text: give --data FILE"),
         ((*MODEL, "--shape", "3"), "--shape '3': expected e.g. num_hidden_layers=26"),
         ((*MODEL, "--shape", "hidden_size=-4"), "--shape 'hidden_size=-4': expected"),
-        ((*MODEL, "--shape", "width=48"), "unknown field `width` - at `$.prune`"),
+        ((*MODEL, "--shape", "width=48"), "--shape: object contains unknown field `width`"),
+        ((*MODEL, "--parameters", "-1"), "--parameters: expected `float` > 0.0"),
+        ((*MODEL, "--min-tok-s", "nan"), "--min-tok-s: expected `float`"),
+        (
+            (*MODEL, "--shape", "num_hidden_layers=0"),
+            "--shape num_hidden_layers: expected `int` >= 1",
+        ),
         (
             (*MODEL, "--shape", "merge_pruned_heads=1"),
-            "Expected `bool`, got `int` - at `$.prune.merge",
+            "--shape merge_pruned_heads: expected `bool`, got `int`",
         ),
         (("none.toml", "-o", "out"), "cannot read the recipe none.toml: No such file"),
         (

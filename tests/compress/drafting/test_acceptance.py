@@ -122,6 +122,33 @@ def test_acceptance_counted_by_hand(family: str) -> None:
     assert figure.better == "higher"
 
 
+def test_answers_by_hand() -> None:
+    """Texts of several lengths, of which only the answers are drafted."""
+    teacher, student = teacher_and_student()
+    texts = [rows(1, length=length, seed=length).batch(range(1))[0] for length in (20, 31)]
+    first = [12, 9]
+    found = acceptance(student, teacher, texts, 2, first=first)
+    chances, counts = list[float](), list[float]()
+    for text, begin in zip(texts, first, strict=True):
+        with torch.no_grad():
+            p, q = (model(text[None]).logits[0].softmax(-1) for model in (student, teacher))
+        chances.append(float(torch.minimum(p, q).sum(-1)[begin - 1 : -1].mean()))
+        places = starts(len(text), 2, begin)
+        assert begin <= places[0] <= places[-1] == len(text) - 2
+        accepted = []
+        for place in places:
+            ours = text[:place].tolist()
+            accepted.append(1)
+            for _ in range(2):
+                if (token := _next(student, ours)) != _next(teacher, ours):
+                    break
+                accepted[-1] += 1
+                ours.append(token)
+        counts.append(sum(accepted) / len(accepted))
+    assert found["acceptance of a token"].value == pytest.approx(sum(chances) / 2, rel=1e-4)
+    assert found["tokens per verification, 2 drafted"].value == pytest.approx(sum(counts) / 2)
+
+
 def _next(model: Any, text: list[int]) -> int:
     with torch.no_grad():
         return int(model(torch.tensor([text])).logits[0, -1].argmax())
@@ -168,6 +195,25 @@ def test_a_draft_of_a_quantized_target(bench: Path, tmp_path: Path) -> None:
     plain = compress_model(recipe_of(bench, DRAFT, DISTILL), tmp_path / "plain")
     losses = [stage(one, "distill").figures["loss"] for one in (record, plain)]
     assert losses[0] != losses[1]
+
+
+def test_acceptance_on_chat_prompts(bench: Path, tmp_path: Path) -> None:
+    asked = f'{DRAFT}prompts = "chat.jsonl"\nanswer_tokens = 12\n'
+    record = compress_model(recipe_of(bench, asked), tmp_path / "draft")
+    figures = record.evaluation["tokens per verification, 3 drafted, answers"]
+    assert 1 <= figures["student"].value <= 4
+    assert figures["student"].n <= 16
+    assert "acceptance of a token, answers" in record.evaluation
+    lines: list[str] = []
+    compress_model(recipe_of(bench, asked), tmp_path / "draft", report=lines.append)
+    assert "acceptance: unchanged, skipped" in lines
+    (bench / "others.jsonl").write_text('{"prompt": "What is 3?"}\n')
+    other = asked.replace("chat.jsonl", "others.jsonl")
+    compress_model(recipe_of(bench, other), tmp_path / "draft", report=lines.append)
+    assert "acceptance: inputs changed, rerunning" in lines
+    missing = asked.replace("chat.jsonl", "gone.jsonl")
+    with pytest.raises(BadInput, match=r"gone\.jsonl"):
+        preflight(recipe_of(bench, missing), read_spec(bench / "teacher"))
 
 
 def test_refusals(bench: Path) -> None:

@@ -27,6 +27,7 @@ from edgelm.runtime.engines.onnxruntime.ort import OrtEngine
 from edgelm.runtime.speculation.drafts.assistant_draft import AssistantDraft
 from edgelm.runtime.speculation.drafts.draft_model import DraftModel
 from edgelm.spec.assistant import Assistant
+from edgelm.speculation import SpeculationMode
 from tests.checkpoints.assistants import TorchAssistant, save_assistant
 from tests.checkpoints.tiny_chat import save_tiny_chat
 from tests.short_texts import decoded
@@ -212,7 +213,9 @@ def test_an_assistant_is_not_a_model(dense: Path) -> None:
 
 def test_without_it_no_hidden_states_are_kept(dense: Path) -> None:
     """They are not in the plan of a model that is loaded without its draft."""
-    for mode, kept in (("off", False), ("lookup", False), ("draft", True)):
+    modes: tuple[tuple[SpeculationMode, bool], ...]
+    modes = (("off", False), ("lookup", False), ("draft", True))
+    for mode, kept in modes:
         with edgelm.load(dense, threads=1, speculation=mode, sequences=2) as lm:
             for slot in lm._sequences.slots:
                 assert isinstance(slot.session, EngineSession)
