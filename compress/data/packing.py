@@ -18,11 +18,11 @@ import torch
 
 from edgelm.compress.data.documents import Document
 from edgelm.compress.data.token_batches import Encoder, token_batches
+from edgelm.compress.data.unfinished_rows import UnfinishedRows
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
-from edgelm.files.replacing import replacing
 
-_HEADER_BYTES = 128  # of a .npy file of version 1.0
+_RECORD_TOKENS = 1 << 24  # after so many, how far they go is recorded; two minutes of tokenizing
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def pack(
     max_tokens: int | None = None,
     processes: int = 1,
     progress: Callable[[int], None] | None = None,
+    resumes: bool = False,
 ) -> PackedTokens:
-    """Tokenize documents, join them and write full rows; the file appears complete or not at all.
+    """Tokenize documents, join them and write full rows; the file appears when it is complete.
 
     Memory is that of a few batches of documents, however long the data is.
 
@@ -121,61 +122,51 @@ def pack(
         max_tokens: stop after this number of tokens.
         processes: that tokenize; the result does not depend on it.
         progress: called with the number of tokens so far.
+        resumes: leave what was written where an error ends it, and continue it next time; the
+            documents have to be the same.
 
     Raises:
         BadInput: too little text for one row.
     """
     encoder = Encoder(tokenizer)
-    dtype, count, seen, kept = encoder.dtype, 0, 0, 0
-    batches = token_batches(documents, encoder, processes=processes)
-    # The rows appear last: with them, all is complete.
-    with (
-        replacing(path) as file,
-        replacing(_starts_of(path)) as starts_file,
-        closing(batches),
-    ):
-        file.write(_header((0, length), dtype))
-        starts_file.write(_header((0,), np.dtype(np.int64)))
-        rest = np.empty(0, dtype)
-        for batch in batches:
-            seen += len(batch.lengths)
-            starts = count + (batch.lengths.cumsum() - batch.lengths)[batch.lengths > 0]
-            starts = starts[: None if max_tokens is None else np.searchsorted(starts, max_tokens)]
-            starts_file.write(starts.astype(np.int64).tobytes())
-            kept += len(starts)
-            found = batch.tokens
-            found = found[: None if max_tokens is None else max_tokens - count]
-            count += len(found)
-            rest = np.concatenate([rest, found])
-            full = len(rest) // length * length
-            file.write(rest[:full].tobytes())
-            rest = rest[full:]
-            if progress:
-                progress(count)
-            if max_tokens is not None and count >= max_tokens:
-                break
-        if count < length:
+    files = UnfinishedRows(path, _starts_of(path), length, encoder.dtype, resumes=resumes)
+    rest = islice(documents, files.documents, None)
+    batches = token_batches(rest, encoder, processes=processes)
+    recorded = files.tokens
+    try:
+        with closing(batches):
+            for batch in batches:
+                starts = files.tokens + (batch.lengths.cumsum() - batch.lengths)
+                starts, found = starts[batch.lengths > 0], batch.tokens
+                if max_tokens is not None:
+                    starts = starts[: np.searchsorted(starts, max_tokens)]
+                    found = found[: max_tokens - files.tokens]
+                files.add(found, starts, len(batch.lengths))
+                if resumes and files.tokens - recorded >= _RECORD_TOKENS:
+                    files.record()
+                    recorded = files.tokens
+                if progress:
+                    progress(files.tokens)
+                if max_tokens is not None and files.tokens >= max_tokens:
+                    break
+        if files.tokens < length:
             raise BadInput(
-                f"too little data: {seen:,} documents with {count:,} tokens make no row of "
-                f"{length:,}; add text or reduce sequence_length"
+                f"too little data: {files.documents:,} documents with {files.tokens:,} tokens "
+                f"make no row of {length:,}; add text or reduce sequence_length"
             )
-        file.seek(0)
-        file.write(_header((count // length, length), dtype))
-        starts_file.seek(0)
-        starts_file.write(_header((kept,), np.dtype(np.int64)))
+        files.finish()
+    except BaseException as error:
+        if resumes and not isinstance(error, BadInput):
+            files.close()
+        else:
+            files.discard()
+        raise
     return PackedTokens.load(path)
 
 
 def _starts_of(path: Path) -> Path:
     """The file with the documents' beginnings, next to the one with the rows."""
     return path.with_name(f"{path.stem}.starts.npy")
-
-
-def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    """The start of a .npy file, of the same size for all shapes: rows are counted at the end."""
-    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    text = f"{fields!r}".ljust(_HEADER_BYTES - 11).encode() + b"\n"
-    return np.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text
 
 
 def calibration_rows(tokens: PackedTokens, count: int, batch: int) -> Iterator[torch.Tensor]:

@@ -105,6 +105,7 @@ def pack_rows(state: State) -> None:
             max_tokens=limit,
             processes=state.recipe.packing_processes,
             progress=shown,
+            resumes=True,
         )
         if state.recipe.held_out:
             _pack_held_out(state, state.recipe.held_out, folder / HELD_OUT_FILE)

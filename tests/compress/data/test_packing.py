@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgelm.compress.data.packing as packing
 import edgelm.compress.data.token_batches as module
 from edgelm.compress.data.documents import Document
 from edgelm.compress.data.packing import PackedTokens, calibration_rows, pack
@@ -154,6 +155,63 @@ def test_memory_does_not_grow_with_the_data(
         return peak
 
     assert peak(300) < 1.1 * peak(100)
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 10_000], ids=["often", "seldom", "never"])
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_interrupted_packing_resumes(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: int, torn: bool
+) -> None:
+    """From the last record, to the same bytes; documents before it are not tokenized again."""
+    monkeypatch.setattr(packing, "_RECORD_TOKENS", tokens)
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 40)
+    documents = [Document("The wheel turns " * (index % 7)) for index in range(60)]
+    whole = pack(documents, tokenizer, 16, tmp_path / "whole" / "t.npy")
+    folder, seen = tmp_path / "parts", list[int]()
+
+    def stop(count: int) -> None:
+        seen.append(count)
+        if count > whole.tokens // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(documents, tokenizer, 16, folder / "t.npy", progress=stop, resumes=True)
+    assert not (folder / "t.npy").exists()
+    if torn:  # a batch that was written after the record, as far as the disk got it
+        with (folder / "t.npy.unfinished").open("ab") as file:
+            file.write(b"torn")
+    again: list[int] = []
+    pack(documents, tokenizer, 16, folder / "t.npy", progress=again.append, resumes=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["t.npy", "t.starts.npy"]
+    for name in ("t.npy", "t.starts.npy"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert again[0] == seen[0] if tokens == 10_000 else again[0] > seen[0]
+    assert tokens != 1 or again[0] > seen[-2]
+
+
+def test_other_rows_are_not_continued(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_RECORD_TOKENS", 1)
+    documents = [Document("The wheel turns " * 9)] * 20
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "t.npy"
+    with pytest.raises(KeyboardInterrupt):
+        pack(documents, tokenizer, 16, path, progress=stop, resumes=True)
+    assert pack(documents, tokenizer, 8, path, resumes=True).length == 8
+    with pytest.raises(KeyboardInterrupt):
+        pack(documents, tokenizer, 16, path, progress=stop, resumes=True)
+    (tmp_path / "t.starts.npy.unfinished").unlink()
+    found = pack(documents, tokenizer, 16, path, resumes=True)
+    assert np.array_equal(found.rows, pack(documents, tokenizer, 16, tmp_path / "u.npy").rows)
+    for name in ("u.npy", "u.starts.npy"):
+        (tmp_path / name).unlink()
+    with pytest.raises(BadInput, match="too little data"):
+        pack(documents[:1], tokenizer, 4096, tmp_path / "few.npy", resumes=True)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["t.npy", "t.starts.npy"]
 
 
 def test_rows_are_chosen_without_a_copy() -> None:
