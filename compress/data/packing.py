@@ -22,7 +22,7 @@ from edgelm.compress.data.unfinished_rows import UnfinishedRows
 from edgelm.compress.model import Tokenizer
 from edgelm.errors import BadInput
 
-_RECORD_TOKENS = 1 << 24  # after so many, how far they go is recorded; two minutes of tokenizing
+_RECORD_TOKENS = 1 << 24  # after which the progress is recorded; two minutes of tokenizing
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class UnfinishedRows:
         ]
 
     def add(self, tokens: npt.NDArray[Any], starts: npt.NDArray[np.int64], documents: int) -> None:
-        """Append the tokens of so many documents, which begin at `starts` of all tokens."""
+        """Append the tokens of a number of documents, which begin at `starts` of all tokens."""
         rest = np.concatenate([self._rest, tokens])
         full = len(rest) // self.length * self.length
         self._files[0].write(rest[:full].tobytes())
