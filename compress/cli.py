@@ -198,7 +198,8 @@ def _compress(options: argparse.Namespace) -> None:
     print(f"{options.output}: {size}")
     for task, figures in record.evaluation.items():
         shown = ", ".join(f"{who} {figure.text}" for who, figure in figures.items())
-        print(f"  {task}: {shown}")
+        ratio = figures["student"].ratio_text if "student" in figures else ""
+        print(f"  {task}: {shown}{ratio and f' ({ratio})'}")
     print(f"next: {export_command(recipe, options.output)}")
 
 

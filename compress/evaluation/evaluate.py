@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from edgelm.compress.evaluation.backend import Backend
 from edgelm.compress.evaluation.backends.shared_backend import SharedBackend
 from edgelm.compress.evaluation.backends.student_backend import StudentBackend
+from edgelm.compress.evaluation.metrics import Metric
 from edgelm.compress.evaluation.run_tasks import run_tasks
 from edgelm.compress.evaluation.task_names import Task
 from edgelm.compress.evaluation.tasks.scores import Score
@@ -39,6 +40,26 @@ def evaluate(
         BadInput: a file of another form (the line is named), or a limit below 1.
         MissingPackage: a task needs a package that is not installed.
     """
+    found = evaluate_items(
+        model, tokenizer, tasks, teacher=teacher, limit=limit, progress=progress, shared=shared
+    )
+    return {name: score_of(one) for name, one in found.items()}
+
+
+def evaluate_items(
+    model: Model,
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    *,
+    teacher: Model | None = None,
+    limit: int | None = None,
+    progress: Progress = lambda _: None,
+    shared: bool = False,
+) -> dict[str, Metric | Score]:
+    """As `evaluate`, but item by item, so that two models can be compared.
+
+    Tasks of lm-evaluation-harness have scores only.
+    """
     training = model.training
     model.eval()
     backend: Backend = StudentBackend(model, tokenizer, teacher=teacher)
@@ -48,8 +69,9 @@ def evaluate(
         found = run_tasks(backend, tasks, limit=limit, progress=progress)
     finally:
         model.train(training)
-    return {
-        name: one if isinstance(one, Score) else one.score()
-        for figures in found.values()
-        for name, one in figures.items()
-    }
+    return {name: one for figures in found.values() for name, one in figures.items()}
+
+
+def score_of(figure: Metric | Score) -> Score:
+    """A figure with its standard error."""
+    return figure if isinstance(figure, Score) else figure.score()

@@ -95,6 +95,29 @@ class Metric(msgspec.Struct, frozen=True):
         # To first order, both by the error of the difference of the logarithms.
         return Difference(ours - theirs, error * ours, n, ratio, error * ratio)
 
+    def ratio(self, other: "Metric") -> tuple[float, float] | None:
+        """Our figure over the other's on the same items, and its standard error, to first order.
+
+        None if the items differ, or the other's figure is zero or infinite.
+        """
+        if self.form != other.form or self.counts != other.counts:
+            return None
+        if self.form == "exp":
+            gap = self.difference(other)
+            pair = gap.ratio, gap.ratio_error
+        else:
+            ours, theirs = self.mean, other.mean
+            if theirs == 0:
+                return None
+            found = ours / theirs
+            pairs = zip(self._influences(), other._influences(), strict=True)
+            error = _standard_error([a - found * b for a, b in pairs]) / abs(theirs)
+            pair = found, error
+        value, error_of_it = pair
+        if value is None or error_of_it is None or not math.isfinite(value + error_of_it):
+            return None
+        return value, error_of_it
+
     def _influences(self) -> list[float]:
         """What each item moves the ratio by, to first order."""
         mean, total = self.mean, sum(self.counts)

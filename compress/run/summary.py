@@ -122,7 +122,9 @@ def _task(task: str, by_model: dict[str, Figure]) -> list[Cell]:
     cells = [Cell(task), *(_figure(by_model.get(name)) for name in _MODELS)]
     teacher, student = by_model.get("teacher"), by_model.get("student")
     ratio = student.value / teacher.value if teacher and student and teacher.value else None
-    cells.append(Cell("–") if ratio is None else Cell(f"{ratio:.3f}", ratio))
+    error = student.ratio_error if student else None
+    paired = "" if error is None else f" ± {error:.3f}"
+    cells.append(Cell("–") if ratio is None else Cell(f"{ratio:.3f}{paired}", ratio))
     return [*cells, Cell(next((one.better for one in by_model.values()), "–"))]
 
 

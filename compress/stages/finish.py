@@ -11,9 +11,11 @@ import torch
 
 from edgelm.checkpoint.source import open_checkpoint
 from edgelm.checkpoint.student import Figure, StageRecord
-from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.evaluate import evaluate_items, score_of
+from edgelm.compress.evaluation.metrics import Metric, perplexity_of
 from edgelm.compress.evaluation.task_names import parse_tasks
-from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
+from edgelm.compress.evaluation.tasks.scores import Score
+from edgelm.compress.evaluation.tasks.text_quality import agreement_metrics, text_losses
 from edgelm.compress.model import Model, gather_full_model, save_model
 from edgelm.compress.recipe.tables import Align
 from edgelm.compress.run.distributed import world_size
@@ -61,6 +63,7 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
         dtype = _evaluated_in(state)
         teacher = state.load_to_run(state.teacher, dtype, share=0.5)  # beside a second model
         figures: dict[str, Any] = {}
+        of_teacher: dict[str, Metric | Score] = {}
         for name, path in models.items():
             if path is None:
                 continue
@@ -68,11 +71,13 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
             model: Model = teacher if loaded else state.load_to_run(open_checkpoint(path), dtype)
             shown = partial(_show, state.progress, name)
             compared = teacher if name in ("pruned", "student") else None
-            scores = {"held-out perplexity": perplexity(model, held_out)}
+            scores: dict[str, Metric | Score] = {
+                "held-out perplexity": perplexity_of(text_losses(model, held_out))
+            }
             if compared is not None:
-                agreement = teacher_agreement(model, compared, held_out)
+                agreement = agreement_metrics(model, compared, held_out)
                 scores |= {f"held-out {key}": score for key, score in agreement.items()}
-            scores |= evaluate(
+            scores |= evaluate_items(
                 model,
                 state.tokenizer,
                 tasks,
@@ -81,8 +86,10 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
                 progress=shown,
                 shared=True,
             )
+            if name == "teacher":
+                of_teacher = scores
             for task, one in scores.items():
-                figure = Figure(one.value, one.error, one.n, one.better, one.is_share)
+                figure = _figure(one, None if name == "teacher" else of_teacher.get(task))
                 figures.setdefault(task, {})[name] = json.loads(msgspec.json.encode(figure))
         return stage_record("evaluate", settings, figures)
 
@@ -91,6 +98,17 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
     inputs["dtype"] = str(_evaluated_in(state))
     state.run.stage("evaluate", inputs, work, collective=True)
     return msgspec.convert(state.run.records[-1].figures, dict[str, dict[str, Figure]])
+
+
+def _figure(found: Metric | Score, teacher: Metric | Score | None) -> Figure:
+    """A figure, and its ratio to the teacher's on the same items."""
+    score = score_of(found)
+    ratio = None
+    if isinstance(found, Metric) and isinstance(teacher, Metric):
+        ratio = found.ratio(teacher)
+    return Figure(
+        score.value, score.error, score.n, score.better, score.is_share, *(ratio or (None, None))
+    )
 
 
 def _evaluated_in(state: State) -> torch.dtype:

@@ -21,7 +21,9 @@ _MAX_BYTES = 16 << 20
 class Figure(msgspec.Struct, frozen=True):
     """One measured quality, with the standard error of its mean if known.
 
-    `is_share`: it is a part of a whole, from 0 to 1, which tables show in percent.
+    is_share: it is a part of a whole, from 0 to 1, which tables show in percent. ratio: to the
+    teacher's figure on the same items, and ratio_error: the standard error of that, which is
+    smaller than the figures' own errors would make it, since both fail on much the same items.
     """
 
     value: float
@@ -29,11 +31,22 @@ class Figure(msgspec.Struct, frozen=True):
     n: int = 0
     better: str = "lower"
     is_share: bool = False
+    ratio: float | None = None
+    ratio_error: float | None = None
 
     @property
     def text(self) -> str:
         """The value with four significant digits, or in percent."""
         return f"{self.value:.1%}" if self.is_share else f"{self.value:.4g}"
+
+    @property
+    def ratio_text(self) -> str:
+        """The ratio to the teacher's figure with its error; empty without one."""
+        if self.ratio is None or self.ratio_error is None:
+            return ""
+        if self.is_share:
+            return f"{self.ratio:.1%} ± {100 * self.ratio_error:.1f} of the teacher's"
+        return f"×{self.ratio:.3f} ± {self.ratio_error:.3f} of the teacher's"
 
 
 class StageRecord(msgspec.Struct, frozen=True):

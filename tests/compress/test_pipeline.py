@@ -1,6 +1,7 @@
 """Recipes on a tiny teacher, from its folder to the student's."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,22 @@ def test_the_run_folder_keeps_curves_and_candidates(whole: tuple[Path, StudentRe
     assert set(Candidate.__struct_fields__) >= set(candidates[0])
     assert candidates[0]["shape"] == record.shape
     assert "<h2>Search</h2>" in (run / "summary.html").read_text()
+
+
+def test_ratios_to_the_teacher_are_paired(whole: tuple[Path, StudentRecord]) -> None:
+    student, record = whole
+    figures = record.evaluation["perplexity:valid.jsonl"]
+    one, teacher = figures["student"], figures["teacher"]
+    assert one.ratio == pytest.approx(one.value / teacher.value, rel=1e-5)
+    assert one.ratio_error is not None
+    assert one.error is not None
+    assert teacher.error is not None
+    apart = one.ratio * math.hypot(one.error / one.value, teacher.error / teacher.value)
+    assert 0 < one.ratio_error < apart
+    assert (teacher.ratio, teacher.ratio_text) == (None, "")
+    assert one.ratio_text.startswith(f"×{one.ratio:.3f} ± ")
+    page = (student.with_name("student.run") / "summary.html").read_text()
+    assert f"{one.ratio:.3f} ± {one.ratio_error:.3f}" in page
 
 
 def test_an_explicit_shape(bench: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from edgelm.compress.evaluation.metrics import Metric, mean_of, perplexity_of, share_of_parts
+from edgelm.compress.evaluation.metrics import Metric, mean_of, share_of_parts
 from edgelm.compress.evaluation.next_token import ROWS, compare, hidden_states, sequence_losses
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.model import Model
@@ -23,11 +23,6 @@ def text_losses(
         if progress:
             progress(len(losses), len(tokens))
     return losses
-
-
-def perplexity(model: Model, tokens: torch.Tensor, progress: Progress | None = None) -> Score:
-    """Perplexity of the next token on int64 tokens [B, T]; the error is over sequences."""
-    return perplexity_of(text_losses(model, tokens, progress)).score()
 
 
 def teacher_agreement(

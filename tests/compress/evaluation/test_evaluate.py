@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.metrics import perplexity_of
 from edgelm.compress.evaluation.run_tasks import TASKS
 from edgelm.compress.evaluation.task_names import Task, parse_tasks
-from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
+from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement, text_losses
 from edgelm.errors import BadInput, UnknownName
 from tests.checkpoints.models import tiny_model
 from tests.checkpoints.tiny_chat import CONTEXT, VOCAB
@@ -140,7 +141,7 @@ def test_text_is_packed_into_rows_of_the_models_context(
     rows = _packed(tokenizer)
     assert len(rows) > 5
     found = evaluate(*subject, parse_tasks([f"perplexity:{valid}", f"kl:{valid}"]), teacher=teacher)
-    assert found["perplexity:valid.jsonl"] == perplexity(model, rows)
+    assert found["perplexity:valid.jsonl"] == perplexity_of(text_losses(model, rows)).score()
     expected = teacher_agreement(model, teacher, rows)
     assert found["kl:valid.jsonl kl"] == expected["kl"]
     assert found["kl:valid.jsonl top1"] == expected["top1"]
@@ -157,7 +158,7 @@ def test_a_limit_takes_the_first_rows(subject: Subject, valid: Path, tmp_path: P
     tasks = parse_tasks([f"{kind}:{file}" for kind, file in files.items()])
     found = evaluate(*subject, tasks, limit=1)
     assert {score.n for score in found.values()} == {1}
-    first = perplexity(subject[0], _packed(subject[1])[:1])
+    first = perplexity_of(text_losses(subject[0], _packed(subject[1])[:1])).score()
     assert found["perplexity:valid.jsonl"] == first
 
 

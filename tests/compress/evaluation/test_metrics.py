@@ -4,10 +4,12 @@ import math
 import random
 import statistics
 
+import numpy as np
 import pytest
 
 from edgelm.compress.evaluation.metrics import (
     Metric,
+    fraction_of,
     mean_of,
     perplexity_of,
     share_of,
@@ -121,3 +123,30 @@ def test_a_divergence_that_is_not_finite_is_not_the_best_one(value: float) -> No
     assert gap.value > 1000
     assert math.isfinite(score.error or 0)
     assert mean_of([value, 0.1], "higher").mean < -1000
+
+
+def test_ratios_of_the_same_items() -> None:
+    """Against a bootstrap over items; the errors alone would give more than twice as much."""
+    rng = np.random.default_rng(0)
+    hard = rng.random(2000)
+    theirs, ours = hard < 0.6, hard + rng.normal(0, 0.05, 2000) < 0.5
+    a, b = share_of(ours.tolist()), share_of(theirs.tolist())
+    found = a.ratio(b)
+    assert found is not None
+    samples = rng.integers(0, 2000, (2000, 2000))
+    spread = (ours[samples].mean(1) / theirs[samples].mean(1)).std()
+    assert found[0] == pytest.approx(ours.mean() / theirs.mean())
+    assert found[1] == pytest.approx(spread, rel=0.1)
+    apart = found[0] * math.hypot(a.score().error / a.mean, b.score().error / b.mean)
+    assert apart > 2 * found[1]
+    losses = rng.random(50) + 2
+    worse = losses + 0.1
+    ratio = perplexity_of(worse.tolist()).ratio(perplexity_of(losses.tolist()))
+    assert ratio is not None
+    assert ratio == (pytest.approx(math.exp(0.1)), pytest.approx(0, abs=1e-12))
+
+
+def test_what_has_no_ratio() -> None:
+    assert share_of([True]).ratio(share_of([False])) is None
+    assert share_of([True]).ratio(share_of([True, False])) is None
+    assert share_of([True]).ratio(fraction_of([1.0])) is None

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from edgelm.compress.evaluation import next_token
+from edgelm.compress.evaluation.metrics import perplexity_of
 from edgelm.compress.evaluation.tasks.scores import Score
-from edgelm.compress.evaluation.tasks.text_quality import perplexity, teacher_agreement
+from edgelm.compress.evaluation.tasks.text_quality import teacher_agreement, text_losses
 from tests.checkpoints.models import tiny_model
 from tests.compress.bigram import bigram, log_probabilities
 from tests.conftest import TinyFactory
@@ -51,7 +52,7 @@ def test_perplexity_equals_that_of_transformers(calm: TinyFactory, name: str) ->
         float(functional.cross_entropy(logits, row[1:]))
         for logits, row in zip(_logits(model), TOKENS, strict=True)
     ]
-    found = perplexity(model, TOKENS)
+    found = _perplexity(model, TOKENS)
     expected = math.exp(statistics.mean(losses))
     assert found.value == pytest.approx(expected, rel=1e-4)
     assert found.error == pytest.approx(expected * _standard_error(losses), rel=1e-3)
@@ -78,16 +79,20 @@ def test_distance_equals_that_of_transformers(calm: TinyFactory, name: str) -> N
     assert (found["top1"].n, found["top1"].better) == (6 * 19, "higher")
 
 
+def _perplexity(model: Any, tokens: torch.Tensor, progress: Any = None) -> Score:
+    return perplexity_of(text_losses(model, tokens, progress)).score()
+
+
 def test_perplexity_and_its_error_by_hand() -> None:
     # Losses ln 2 and ln 8: mean ln 4, standard deviation sqrt(2) ln 2, of the mean ln 2.
     model = bigram({(5, 5): 1 / 2, (6, 6): 1 / 8})
-    found = perplexity(model, torch.tensor([[5] * 9, [6] * 9]))
+    found = _perplexity(model, torch.tensor([[5] * 9, [6] * 9]))
     assert found.value == pytest.approx(4, rel=1e-4)
     assert found.error == pytest.approx(4 * math.log(2), rel=1e-4)
 
 
 def test_all_tokens_alike_make_the_vocabulary_the_perplexity() -> None:
-    found = perplexity(bigram({}, vocab=128), TOKENS)
+    found = _perplexity(bigram({}, vocab=128), TOKENS)
     assert found.value == pytest.approx(128, rel=1e-4)
     assert found.error == pytest.approx(0, abs=1e-3)
 
@@ -120,6 +125,6 @@ def test_a_student_of_another_width_is_compared(calm: TinyFactory) -> None:
 
 def test_progress_counts_rows(calm: TinyFactory) -> None:
     model, seen = calm("llama").hf, list[tuple[int, int]]()
-    perplexity(model, TOKENS, lambda *step: seen.append(step))
+    _perplexity(model, TOKENS, lambda *step: seen.append(step))
     teacher_agreement(model, model, TOKENS, lambda *step: seen.append(step))
     assert seen == [(4, 6), (6, 6)] * 2
