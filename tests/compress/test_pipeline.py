@@ -170,6 +170,7 @@ def test_ratios_to_the_teacher_are_paired(whole: tuple[Path, StudentRecord]) -> 
     student, record = whole
     figures = record.evaluation["perplexity:valid.jsonl"]
     one, teacher = figures["student"], figures["teacher"]
+    assert one.ratio is not None
     assert one.ratio == pytest.approx(one.value / teacher.value, rel=1e-5)
     assert one.ratio_error is not None
     assert one.error is not None
