@@ -189,19 +189,6 @@ def test_an_explicit_shape(bench: Path, tmp_path: Path) -> None:
     assert record.shape == {**record.teacher_shape, **sizes}
 
 
-def test_layers_by_their_numbers(bench: Path, tmp_path: Path) -> None:
-    record = quick(bench, tmp_path / "student", "[prune]\nlayers = [0, 3]\n")
-    assert record.shape == {**record.teacher_shape, "num_hidden_layers": 2}
-    student, whole = weights_of(tmp_path / "student"), weights_of(bench / "teacher")
-    for ours, theirs in enumerate((0, 3)):
-        name = "model.layers.{}.mlp.up_proj.weight"
-        assert torch.equal(student[name.format(ours)], whole[name.format(theirs)])
-    lines: list[str] = []
-    other = recipe_of(bench, "[prune]\nlayers = [1, 3]\n")
-    compress_model(other, tmp_path / "student", report=lines.append)
-    assert "prune: inputs changed, rerunning" in lines
-
-
 def test_layers_go_as_a_block(bench: Path, tmp_path: Path) -> None:
     block = '[importance]\nsamples = 16\nlayers = "block"\nlayer_samples = 4\n'
     quick(bench, tmp_path / "student", block, "[prune]\nnum_hidden_layers = 2\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from edgelm.checkpoint.student import StudentRecord
 from edgelm.compress.distillation import train
@@ -21,6 +22,7 @@ from tests.compress.recipes import (
     DISTILL,
     PRUNE,
     TEACHER,
+    recipe_of,
     stage,
     weights_of,
     write_recipe,
@@ -183,3 +185,16 @@ def test_held_out_rows_are_always_evaluated(bench: Path, tmp_path: Path) -> None
     assert list(divergence) == ["pruned", "student"]
     found = stage(record, "distill").figures["held_out_divergence"]
     assert divergence["student"].value == pytest.approx(found, rel=0.05), "bf16 beside fp32"
+
+
+def test_layers_by_their_numbers(bench: Path, tmp_path: Path) -> None:
+    record = compress_model(recipe_of(bench, "[prune]\nlayers = [0, 3]\n"), tmp_path / "student")
+    assert record.shape == {**record.teacher_shape, "num_hidden_layers": 2}
+    student, whole = weights_of(tmp_path / "student"), weights_of(bench / "teacher")
+    for ours, theirs in enumerate((0, 3)):
+        name = "model.layers.{}.mlp.up_proj.weight"
+        assert torch.equal(student[name.format(ours)], whole[name.format(theirs)])
+    lines: list[str] = []
+    other = recipe_of(bench, "[prune]\nlayers = [1, 3]\n")
+    compress_model(other, tmp_path / "student", report=lines.append)
+    assert "prune: inputs changed, rerunning" in lines
