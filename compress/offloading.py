@@ -1,5 +1,6 @@
 """A model that is run and not trained, on a device that is too small for all of its layers."""
 
+import gc
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,8 @@ def room_for_weights(device: torch.device) -> int | None:
     """Bytes that a GPU has free for weights; None on a CPU, whose memory the system manages."""
     if device.type != "cuda":
         return None
+    gc.collect()  # models of earlier stages
+    torch.cuda.empty_cache()  # memory that PyTorch keeps would count as taken
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * (1 - _FOR_ACTIVATIONS))
 

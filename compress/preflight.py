@@ -139,7 +139,7 @@ def student_spec(recipe: Recipe, spec: DecoderSpec) -> DecoderSpec | None:
     if recipe.student:
         return read_spec(recipe.student)
     if recipe.prune:
-        return recipe.prune.shape(spec).applied_to(spec)
+        return recipe.prune.shape(spec).applied_to(spec, recipe.prune.layers or None)
     if recipe.draft:
         return with_depth(spec, recipe.draft.num_hidden_layers)
     return None if recipe.search or recipe.puzzle else spec
@@ -208,4 +208,6 @@ def puzzle_alternatives(recipe: Recipe, spec: DecoderSpec) -> list[Alternative]:
 
 
 def _costs(recipe: Recipe, spec: DecoderSpec) -> CostModel:
-    return CostModel(spec, load_profile(recipe.target.name), recipe.target.budget)
+    chosen = recipe.prune.layers if recipe.prune else ()
+    layers = (lambda _: chosen) if chosen else None
+    return CostModel(spec, load_profile(recipe.target.name), recipe.target.budget, layers)

@@ -6,7 +6,7 @@ import torch
 
 from edgelm.compress.model import Model
 from edgelm.compress.offloading import move_own
-from edgelm.compress.run.distributed import world_size
+from edgelm.compress.run.distributed import join_group, world_size
 
 
 def shards_models() -> bool:
@@ -27,11 +27,10 @@ def shard_layers(model: Model, device: torch.device) -> Model:
         model: in host memory, the same on every process; not trained. Changed in place.
         device: of this process.
     """
-    from accelerate import PartialState
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    PartialState(cpu=device.type == "cpu")  # sets up the group of the processes
+    join_group()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     machines = world_size() // local
     # Between machines, gathering every layer would wait for the network.

@@ -150,13 +150,14 @@ def pack(
                 if max_tokens is not None and files.tokens >= max_tokens:
                     break
         if files.tokens < length:
+            resumes = False
             raise BadInput(
                 f"too little data: {files.documents:,} documents with {files.tokens:,} tokens "
                 f"make no row of {length:,}; add text or reduce sequence_length"
             )
         files.finish()
-    except BaseException as error:
-        if resumes and not isinstance(error, BadInput):
+    except BaseException:
+        if resumes:
             files.close()
         else:
             files.discard()

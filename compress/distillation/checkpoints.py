@@ -26,7 +26,7 @@ _HASHES = "sha256.json"
 # Settings that may differ when a run is resumed: they change neither data nor result.
 MAY_CHANGE = ("stop_after", "checkpoint_steps", "micro_batch", "gradient_checkpointing", "compile")
 _SETTINGS = "settings.json"
-_SHARDS = "pytorch_model_fsdp_*"  # a folder with the weights, as accelerate names it
+_SHARDS = "pytorch_model_fsdp*"  # the weights, as accelerate names their folder or file
 _POLL_SECONDS = 0.2
 
 

@@ -62,8 +62,16 @@ def target_precisions(
             raise BadInput("[draft] group_size needs a precision; give it, or remove group_size")
         return None
     as_qad = Qad(precision=draft.precision, group_size=draft.group_size)
-    as_qad.check(recipe.target)
-    return qad_precisions(msgspec.structs.replace(recipe, qad=as_qad), target)
+    try:
+        as_qad.check(recipe.target)
+        layers, head = qad_precisions(msgspec.structs.replace(recipe, qad=as_qad), target)
+    except BadInput as error:
+        said = str(error).replace("[qad]", "[draft]").replace(', or set head = "int4"', "")
+        raise BadInput(said) from None
+    kernels = recipe.target.kernels
+    if kernels.has_zero_points:  # as export will quantize it
+        head = kernels.for_table(head, target.hidden_size)
+    return layers, head
 
 
 def _in_groups(precision: Int4 | Int8, size: int) -> Int4 | Int8:

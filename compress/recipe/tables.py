@@ -17,7 +17,7 @@ from edgelm.errors import BadInput
 from edgelm.planning import PlanRequest
 from edgelm.quantize.precision import KvType
 from edgelm.spec.decoder import DecoderSpec
-from edgelm.spec.prunable import derives_mamba, following_mamba_heads
+from edgelm.spec.prunable import derives_mamba, following_mamba_heads, lasting_layers
 
 REPORTED_ROWS = 64  # held-out rows, at most, behind the figures of a run
 
@@ -170,7 +170,7 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
             BadInput: layers that the teacher does not have.
         """
         full = Shape.from_spec(spec)
-        self._check_layers(spec.num_hidden_layers)
+        self._check_layers(spec)
         sizes = {field: getattr(self, field) for field in full.__struct_fields__}
         given = {field: size for field, size in sizes.items() if size is not None}
         if self.layers:
@@ -179,8 +179,14 @@ class Prune(Stage, frozen=True, forbid_unknown_fields=True):
             given["mamba_num_heads"] = heads
         return msgspec.structs.replace(full, **given)
 
-    def _check_layers(self, count: int) -> None:
-        layers = self.layers
+    def _check_layers(self, spec: DecoderSpec) -> None:
+        layers, count = self.layers, spec.num_hidden_layers
+        if layers and (missing := set(lasting_layers(spec)) - set(layers)):
+            raise BadInput(
+                f"[prune] layers leaves out {', '.join(map(str, sorted(missing)))}, which every "
+                "student of this family keeps: others read their keys and values, or the last "
+                "layer has no window; add them"
+            )
         if list(layers) != sorted(set(layers)) or any(not 0 <= one < count for one in layers):
             raise BadInput(
                 f"[prune] layers = {list(layers)}: expected layers to keep, each once, in "

@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+_LONGEST_WAIT = timedelta(hours=24)
 
 
 def is_main_process() -> bool:
@@ -23,13 +26,23 @@ def process_index() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def join_group() -> Any:
+    """The group of all processes, with each one's device, as accelerate keeps it.
+
+    One process may work for hours while others wait, e.g. on the hashes of a large checkpoint; of
+    a process that fails, the launcher ends the others long before.
+    """
+    import torch
+    from accelerate import PartialState
+
+    group = {"timeout": _LONGEST_WAIT} if world_size() > 1 else {}
+    return PartialState(cpu=not torch.accelerator.is_available(), **group)
+
+
 def wait_for_all() -> None:
     """Wait until every process has come here."""
     if world_size() > 1:
-        import torch
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.accelerator.is_available()).wait_for_everyone()
+        join_group().wait_for_everyone()
 
 
 def sum_over_processes(values: Sequence[float]) -> list[float]:
@@ -37,9 +50,8 @@ def sum_over_processes(values: Sequence[float]) -> list[float]:
     if world_size() == 1:
         return list(values)
     import torch
-    from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = join_group()
     sums = torch.tensor(values, dtype=torch.float64, device=state.device)
     torch.distributed.all_reduce(sums)
     return [float(one) for one in sums]
@@ -50,9 +62,8 @@ def gather_from_processes(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     import torch
-    from accelerate import PartialState
 
-    PartialState(cpu=not torch.accelerator.is_available())  # sets up the group, and its device
+    join_group()
     found = [None] * world_size()
     torch.distributed.all_gather_object(found, value)
     return found

@@ -11,6 +11,7 @@ results of a finished stage are hashed, so that a damaged file is never used.
 
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from edgelm import __version__
 from edgelm.checkpoint.student import StageRecord
 from edgelm.cli import format_bytes
 from edgelm.compress.distillation.checkpoints import remove
-from edgelm.compress.run.distributed import is_main_process
+from edgelm.compress.run.distributed import gather_from_processes, is_main_process, world_size
 from edgelm.compress.run.hash_cache import HASHES, HashCache
 from edgelm.errors import BadInput
 from edgelm.files.hashing import file_sha256, first_changed, tree_sha256
@@ -34,6 +35,7 @@ _POLL_SECONDS = 0.2
 _LARGE = 1 << 26  # bytes of a file whose hash is remembered
 ARITHMETIC = "arithmetic"  # a stage of a few milliseconds
 _INPUTS, _DONE = "inputs.json", "done.json"
+_DECISION = "decision.json"  # of the last start with several processes: whether the stage runs
 _REPLACED = "replaced"
 _CACHE = "cache"
 _HARNESS = "lm-eval"
@@ -109,6 +111,8 @@ class RunFolder:
         self.part = part
         self.records: list[StageRecord] = []
         self.hashes = HashCache(folder)
+        # Which start of the run this is, so that what an earlier one left decides nothing.
+        self._start = gather_from_processes(secrets.token_hex(8))[0]
         # Other processes may start after the main one has begun to write.
         if is_main_process() and not _is_run(folder):
             raise BadInput(
@@ -182,6 +186,7 @@ class RunFolder:
         if done is not None and done.key == key:
             damaged = _damaged(folder, done, self._result_hash)
             if damaged is None:
+                self._announce(folder, key, runs=False)
                 self.report(f"{name}: unchanged, skipped")
                 self.records.append(done.record)
                 return folder, key
@@ -205,6 +210,7 @@ class RunFolder:
             # Otherwise a partial file would count as one of the results.
             remove_abandoned_files(folder)
             self.report(f"{name}: resuming")
+        self._announce(folder, key, runs=True)
         started = time.monotonic()
         record = work(folder)
         seconds = record.seconds + time.monotonic() - started
@@ -219,11 +225,27 @@ class RunFolder:
         large = path.stat().st_size >= _LARGE
         return self.hashes.sha256(path) if large else file_sha256(path)
 
+    def _announce(self, folder: Path, key: str, *, runs: bool) -> None:
+        """Tell the other processes whether this start runs a stage, before it does.
+
+        They would take a result for good that the main process finds damaged.
+        """
+        if world_size() > 1:
+            replace_file(folder / _DECISION, json.dumps([self._start, key, runs]).encode())
+
     def _check_may_run(self, name: str, problem: str) -> None:
         """Raise BadInput if only a later stage is to run; arithmetic takes milliseconds."""
         part = self.part
-        if part is None or not part.only or name in (part.last, ARITHMETIC):
+        if part is None or not part.only or name == part.last:
             return
+        if name == ARITHMETIC:  # milliseconds
+            if not (self.folder / name).exists():
+                return
+            raise BadInput(
+                f"--only {part.last}: {self.folder} was made on another kind of device, with the "
+                "arithmetic that was faster there; set `arithmetic` in the recipe to what "
+                f"{self.folder / name / _DONE} says that it chose"
+            )
         raise BadInput(
             f"--only {part.last} needs the stage {name}, but {problem}; run the same command with "
             f"--until {name} first, or with --until {part.last}"
@@ -233,7 +255,7 @@ class RunFolder:
         """Move a stage's folder aside; it may hold days of training."""
         if folder.is_dir():
             remove_abandoned_files(folder)
-        if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {_INPUTS}:
+        if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {_INPUTS, _DECISION}:
             remove(folder)
             return
         replaced, number = self.folder / _REPLACED, 1
@@ -251,10 +273,10 @@ class RunFolder:
         self, folder: Path, key: str, work: Callable[[Path], StageRecord] | None
     ) -> None:
         """On the other processes: take part in collective work, wait for the result."""
-        while _key_of(folder / _INPUTS) != key:
+        decided = [self._start, key]
+        while (found := _read_decision(folder / _DECISION))[:2] != decided:
             time.sleep(_POLL_SECONDS)
-        done = _read_result(folder / _DONE)
-        if work is not None and (done is None or done.key != key):
+        if work is not None and found[2]:
             work(folder)
         while (done := _read_result(folder / _DONE)) is None or done.key != key:
             time.sleep(_POLL_SECONDS)
@@ -325,6 +347,14 @@ def _key_without(inputs: dict[str, Any], length: Length) -> str:
     return _hash_of({**inputs, "settings": others})
 
 
+def _read_decision(path: Path) -> list[Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return found if isinstance(found, list) and len(found) == 3 else []
+
+
 def _key_of(path: Path, name: str = "key") -> str | None:
     try:
         return str(json.loads(path.read_text())[name])
@@ -345,7 +375,7 @@ def _results(folder: Path, file_hash: Callable[[Path], str]) -> dict[str, str]:
     return {
         name: sha256
         for entry in sorted(folder.iterdir())
-        if entry.name not in (_INPUTS, _DONE, *_PRIVATE)
+        if entry.name not in (_INPUTS, _DONE, _DECISION, *_PRIVATE)
         for name, sha256 in (
             {f"{entry.name}/{name}": value for name, value in tree_sha256(entry, file_hash).items()}
             if entry.is_dir()

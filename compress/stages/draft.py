@@ -24,7 +24,6 @@ from edgelm.compress.qad.precisions import target_precisions
 from edgelm.compress.qad.start import prepare_for_quantization
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
 from edgelm.compress.synthesis.sampling import Sampling, sample, stop_ids
-from edgelm.errors import BadInput
 from edgelm.files.staging import replace_file
 from edgelm.quantize.precision import describe
 
@@ -139,19 +138,16 @@ def _answers(
         ids = prompt_ids(state.tokenizer, conversation, None)
         room = target.config.max_position_embeddings - len(ids)
         if room <= settings.drafted:
-            raise BadInput(
-                f"{prompt.where}: the prompt has {len(ids)} tokens, and leaves no room for an "
-                "answer in the context; remove it"
-            )
+            continue  # it leaves no room for an answer in the context
         sampling = Sampling(temperature=0, max_new_tokens=min(settings.answer_tokens, room))
         generator = torch.Generator(target.device)  # unused at temperature 0
         size = len(state.tokenizer)
         [answer] = sample(target, [ids], sampling, generator, stop=stop, vocab_size=size)
         if len(answer.ids) > settings.drafted:
             found.append((torch.tensor([*ids, *answer.ids]), len(ids)))
-    if not found:
-        raise BadInput(
-            f"[draft] prompts: no answer of the teacher to {settings.prompts} is longer than "
-            f"drafted = {settings.drafted} tokens; give other prompts"
+    if len(found) < len(prompts):
+        state.run.report(
+            f"acceptance: {len(prompts) - len(found)} of {len(prompts)} prompts are left out, "
+            f"whose answers have no more than drafted = {settings.drafted} tokens, or no room"
         )
     return found

@@ -61,14 +61,18 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
 
     def work(folder: Path) -> StageRecord:
         dtype = _evaluated_in(state)
-        teacher = state.load_to_run(state.teacher, dtype, share=0.5)  # beside a second model
+        others = [open_checkpoint(path) for path in models.values() if path is not None]
+        largest = max(one.spec.parameters for one in others)
+        teacher = state.load_to_run(state.teacher, dtype, beside=largest)
+        model: Model | None = None
         figures: dict[str, Any] = {}
         of_teacher: dict[str, Metric | Score] = {}
         for name, path in models.items():
             if path is None:
                 continue
             loaded = path == state.teacher.path
-            model: Model = teacher if loaded else state.load_to_run(open_checkpoint(path), dtype)
+            model = None  # before the room for the next one is measured
+            model = teacher if loaded else state.load_to_run(open_checkpoint(path), dtype)
             shown = partial(_show, state.progress, name)
             compared = teacher if name in ("pruned", "student") else None
             scores: dict[str, Metric | Score] = {

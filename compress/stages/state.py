@@ -190,15 +190,15 @@ class State:
         return model
 
     def load_to_run(
-        self, checkpoint: Checkpoint, dtype: torch.dtype | None = None, share: float = 1.0
+        self, checkpoint: Checkpoint, dtype: torch.dtype | None = None, beside: int = 0
     ) -> Model:
         """A model that nothing but its forward pass uses; a GPU may be too small for it.
 
-        It takes at most a share of what the GPU has free.
+        It leaves room for a model with `beside` parameters.
         """
         dtype = dtype or self.compute
         room, size = room_for_weights(self.device), checkpoint.spec.parameters
-        room = None if room is None else int(share * room)
+        room = None if room is None else max(0, room - beside * dtype.itemsize)
         if room is None or size * dtype.itemsize <= room:
             return self.load(checkpoint, dtype)
         model = load_model(checkpoint, dtype=dtype)
@@ -228,6 +228,10 @@ class State:
         model = load_model(self.teacher, dtype=self.compute)
         check_vocabulary(model.config.vocab_size, self.tokenizer)
         return shard_layers(model, self.device)
+
+    def load_measured_teacher(self) -> Model:
+        """The teacher for held-out rows beside a training that does not run it."""
+        return self.load_teacher() if shards_models() else self.load_to_run(self.teacher)
 
     def load_student(self) -> Model:
         """The current student in fp32; the teacher if nothing was pruned."""

@@ -69,7 +69,7 @@ def distill_student(state: State, table: DistillStage) -> None:
         teacher: Model | TeacherCache = TeacherCache(cached) if cached else state.load_teacher()
         live = None if isinstance(teacher, TeacherCache) else teacher
         if live is None and table.evaluate_every:
-            live = state.load_teacher()
+            live = state.load_measured_teacher()
         watch = Milestones(
             folder,
             student,
@@ -83,12 +83,12 @@ def distill_student(state: State, table: DistillStage) -> None:
         )
         figures = _train(state, "distill", student, teacher, settings, folder, watch=watch)
         student = gather_full_model(student)
+        save_model(student, state.tokenizer, folder / "model", torch.float32)
         # With a cache, the teacher takes no memory while the student trains.
-        live = live or state.load_teacher()
+        live = live or state.load_measured_teacher()
         figures["held_out_divergence"] = held_out_divergence(
             student, live, state.held_out(), shared=True
         )
-        save_model(student, state.tokenizer, folder / "model", torch.float32)
         return stage_record("distill", settings, figures, tokens=settings.trained_tokens)
 
     inputs = state.inputs(settings, "student") | {"cache": plain(cache)["settings"]}

@@ -1,5 +1,6 @@
 """`--until` and `--only`: a part of a recipe's stages."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from edgelm.compress.cli import main
 from edgelm.compress.pipeline import compress_model, run_stages_until
+from edgelm.compress.recipe import read_recipe
 from edgelm.compress.recipe.stage_names import stage_names
 from edgelm.compress.run.run_folder import Part
 from edgelm.errors import BadInput, UnknownName
@@ -128,3 +130,18 @@ def test_on_the_command_line(
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([recipe, *student, "--until", "prune", "--only", "prune"])
+
+
+def test_arithmetic_of_another_device_is_kept(folder: Path, tmp_path: Path) -> None:
+    """`--only` on a machine with another kind of device moves nothing aside."""
+    automatic = TEACHER.replace('arithmetic = "fp32"', 'arithmetic = "auto"')
+    recipe = read_recipe(write_recipe(folder, automatic, PRUNE, DISTILL, name="automatic"))
+    run_stages_until(recipe, tmp_path / "student", Part("prune"))
+    place = tmp_path / "student.run" / "arithmetic" / "inputs.json"
+    content = json.loads(place.read_text())
+    done = place.with_name("done.json")
+    for path in (place, done):
+        path.write_text(path.read_text().replace(content["key"], "0" * 16))
+    with pytest.raises(BadInput, match=r"made on another kind of device.*set `arithmetic`"):
+        run_stages_until(recipe, tmp_path / "student", Part("distill", only=True))
+    assert not (tmp_path / "student.run" / "replaced").exists()

@@ -68,6 +68,17 @@ def test_killed_with_two_and_resumed_with_another_number(
     check(folder, tmp_path / "student")
 
 
+def test_a_damaged_result_is_made_by_all(folder: Path, tmp_path: Path) -> None:
+    """The second process does not take it for good while the main one finds the damage."""
+    shutil.copytree(folder / "one.run", tmp_path / "student.run")
+    damaged = tmp_path / "student.run" / "distill" / "model" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    arguments = (str(folder / "recipe.toml"), str(tmp_path / "student"))
+    assert run_forked(RUN, *arguments, processes=2) == 0
+    check(folder, tmp_path / "student")
+    assert (tmp_path / "student.run" / "replaced" / "distill-1").is_dir()
+
+
 def test_student_and_teacher_in_shards(folder: Path, tmp_path: Path) -> None:
     """As under `accelerate launch --use_fsdp`: a process has half of the layers of both."""
     arguments = (str(folder / "recipe.toml"), str(tmp_path / "student"), "--sharded")

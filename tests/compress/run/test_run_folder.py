@@ -177,11 +177,13 @@ def test_killed_while_the_result_was_written(run: Run) -> None:
 def test_a_second_process_waits_and_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collective: bool
 ) -> None:
-    """The main process is a thread that starts later; only `is_main_process` differs."""
+    """The main process is a thread that starts later; no group connects them."""
     ranks = threading.local()
     monkeypatch.setattr(
         "edgelm.compress.run.run_folder.is_main_process", lambda: getattr(ranks, "rank", 1) == 0
     )
+    monkeypatch.setattr(run_folder, "gather_from_processes", lambda _: ["this start"])
+    monkeypatch.setattr(run_folder, "world_size", lambda: 2)
     finished, worked = threading.Event(), list[int]()
 
     def stage(rank: int) -> tuple[Path, str]:
