@@ -234,7 +234,9 @@ def test_a_recipe_from_end_to_end(
     assert lines[0] == f"{output}: 0.1 M parameters, {share:.0%} of the teacher's"
     perplexity = record.evaluation["perplexity:valid.jsonl"]
     shown = ", ".join(f"{who} {figure.text}" for who, figure in perplexity.items())
-    assert f"  perplexity:valid.jsonl: {shown}" in lines[1:]
+    ratio = perplexity["student"].ratio_text
+    assert ratio.endswith("of the teacher's")
+    assert f"  perplexity:valid.jsonl: {shown} ({ratio})" in lines[1:]
     assert lines[-1] == f"next: edge-export {output} --target cpu -o bundle/"
     assert (tmp_path / "stages" / "summary.html").is_file()
     assert main([str(recipe), "-o", str(output), "--run", str(tmp_path / "stages")]) == 0
