@@ -6,6 +6,7 @@ again.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,10 @@ class UnfinishedRows:
         sync_folder(self._targets[0].parent)
 
     def close(self) -> None:
-        """Close the files, which remain."""
+        """Close the files, which remain; on a full disk, what is still buffered is lost."""
         for file in self._files:
-            file.close()
+            with suppress(OSError):
+                file.close()
 
     def discard(self) -> None:
         """Remove what was written."""

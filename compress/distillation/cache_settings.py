@@ -4,9 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from edgelm.compress.data.token_bytes import token_bytes
 from edgelm.compress.ranges import Count, Seed
-
-MOST_SHORT_IDS = 1 << 16  # tokens whose ids fit in 16 bits
 
 CacheKind = Literal["top-k", "sampled"]
 
@@ -25,5 +24,4 @@ class CacheSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def bytes_per_position(self, vocab_size: int) -> int:
         """Bytes that are stored for one position: ids, and probabilities of the likely tokens."""
-        ids = 2 if vocab_size <= MOST_SHORT_IDS else 4
-        return self.size * (ids + (2 if self.kind == "top-k" else 0))
+        return self.size * (token_bytes(vocab_size) + (2 if self.kind == "top-k" else 0))

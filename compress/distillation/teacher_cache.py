@@ -19,7 +19,8 @@ import torch
 
 from edgelm.cli import format_bytes
 from edgelm.compress.data.packing import PackedTokens
-from edgelm.compress.distillation.cache_settings import MOST_SHORT_IDS, CacheSettings
+from edgelm.compress.data.token_bytes import token_bytes
+from edgelm.compress.distillation.cache_settings import CacheSettings
 from edgelm.compress.distillation.loss.losses import Sampled, TopK
 from edgelm.compress.head import Head
 from edgelm.compress.model import Model
@@ -230,7 +231,7 @@ def _predict(
 
 
 def _id_type(vocab_size: int) -> str:
-    return "uint16" if vocab_size <= MOST_SHORT_IDS else "uint32"
+    return "uint16" if token_bytes(vocab_size) == 2 else "uint32"
 
 
 def _map(path: Path, record: _Record, dtype: Any, mode: Any) -> Any:

@@ -23,7 +23,6 @@ def evaluate(
     teacher: Model | None = None,
     limit: int | None = None,
     progress: Progress = lambda _: None,
-    shared: bool = False,
 ) -> dict[str, Score]:
     """Scores by task; a task with several figures has an entry for each.
 
@@ -34,15 +33,12 @@ def evaluate(
         teacher: for `kl`, which is skipped without one.
         limit: maximum of rows, passages or questions per task.
         progress: called with one line.
-        shared: divide the items over all processes, each of which has to make the same call.
 
     Raises:
         BadInput: a file of another form (the line is named), or a limit below 1.
         MissingPackage: a task needs a package that is not installed.
     """
-    found = evaluate_items(
-        model, tokenizer, tasks, teacher=teacher, limit=limit, progress=progress, shared=shared
-    )
+    found = evaluate_items(model, tokenizer, tasks, teacher=teacher, limit=limit, progress=progress)
     return {name: score_of(one) for name, one in found.items()}
 
 
@@ -58,7 +54,8 @@ def evaluate_items(
 ) -> dict[str, Metric | Score]:
     """As `evaluate`, but item by item, so that two models can be compared.
 
-    Tasks of lm-evaluation-harness have scores only.
+    Tasks of lm-evaluation-harness have scores only. `shared` divides the items over all processes,
+    each of which has to make the same call.
     """
     training = model.training
     model.eval()

@@ -43,6 +43,7 @@ from edgelm.spec.decoder import DecoderSpec
 
 BATCH = 4  # rows per forward pass where nothing is trained
 _MOST_HELD_OUT = 512
+_HOST = torch.device("cpu")
 DATA_FILE = "tokens.npy"
 HELD_OUT_FILE = "held_out.npy"
 MOMENTS = "moments"
@@ -183,9 +184,11 @@ class State:
         values = {"settings": fixed_settings(settings)}
         return {**chosen, "seed": self.recipe.seed, **values}
 
-    def load(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Model:
-        """A model on this process's device."""
-        model = load_model(checkpoint, dtype=dtype, device=self.device)
+    def load(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | None = None
+    ) -> Model:
+        """A model on a device, by default this process's."""
+        model = load_model(checkpoint, dtype=dtype, device=device or self.device)
         check_vocabulary(model.config.vocab_size, self.tokenizer)
         return model
 
@@ -201,8 +204,7 @@ class State:
         room = None if room is None else max(0, room - beside * dtype.itemsize)
         if room is None or size * dtype.itemsize <= room:
             return self.load(checkpoint, dtype)
-        model = load_model(checkpoint, dtype=dtype)
-        check_vocabulary(model.config.vocab_size, self.tokenizer)
+        model = self.load(checkpoint, dtype, _HOST)
         kept = offload_layers(model, self.device, room)
         self.run.report(
             f"{self.device} has room for {format_bytes(room)} of weights: {kept} of "
@@ -217,17 +219,13 @@ class State:
         if room is None or 2 * size * torch.float32.itemsize <= room:
             return self.load(self.teacher, torch.float32)
         self.run.report(f"{self.device} has no room for teacher and student in fp32: on the CPU")
-        model = load_model(self.teacher, dtype=torch.float32)
-        check_vocabulary(model.config.vocab_size, self.tokenizer)
-        return model
+        return self.load(self.teacher, torch.float32, _HOST)
 
     def load_teacher(self) -> Model:
         """The teacher of a training, which every process calls: with FSDP2 each has a part."""
         if not shards_models():
             return self.load(self.teacher, self.compute)
-        model = load_model(self.teacher, dtype=self.compute)
-        check_vocabulary(model.config.vocab_size, self.tokenizer)
-        return shard_layers(model, self.device)
+        return shard_layers(self.load(self.teacher, self.compute, _HOST), self.device)
 
     def load_measured_teacher(self) -> Model:
         """The teacher for held-out rows beside a training that does not run it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from edgelm.compress.evaluation.evaluate import evaluate
+from edgelm.compress.evaluation.evaluate import evaluate_items, score_of
 from edgelm.compress.evaluation.task_names import parse_tasks
 from edgelm.compress.evaluation.tasks.scores import Score
 from edgelm.compress.model import load_model, load_tokenizer
@@ -33,7 +33,9 @@ def evaluated(folder: Path, names: list[str], *, shared: bool) -> dict[str, Scor
         for parameter in model.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
     tokenizer = load_tokenizer(folder / "teacher")
-    return evaluate(model, tokenizer, parse_tasks(names), teacher=teacher, limit=7, shared=shared)
+    tasks = parse_tasks(names)
+    found = evaluate_items(model, tokenizer, tasks, teacher=teacher, limit=7, shared=shared)
+    return {name: score_of(one) for name, one in found.items()}
 
 
 if __name__ == "__main__":
