@@ -14,8 +14,6 @@ from edgelm.compress.distillation.checkpoints import remove
 from edgelm.compress.drafting.acceptance import acceptance
 from edgelm.compress.drafting.layers import spaced_layers
 from edgelm.compress.drafting.settings import CALIBRATION_ROWS, DraftSettings
-from edgelm.compress.evaluation.backend import Conversation
-from edgelm.compress.evaluation.backends.student_generation import prompt_ids
 from edgelm.compress.evaluation.held_out import HeldOut, held_out_divergence
 from edgelm.compress.model import Model, save_model
 from edgelm.compress.pruning.depth import with_layers
@@ -23,6 +21,7 @@ from edgelm.compress.qad.fake_quantizer import FakeQuantizer
 from edgelm.compress.qad.precisions import target_precisions
 from edgelm.compress.qad.start import prepare_for_quantization
 from edgelm.compress.stages.state import BATCH, State, plain, stage_record
+from edgelm.compress.synthesis.plan import prompt_tokens
 from edgelm.compress.synthesis.sampling import Sampling, sample, stop_ids
 from edgelm.files.staging import replace_file
 from edgelm.quantize.precision import describe
@@ -134,8 +133,7 @@ def _answers(
     stop = stop_ids(target, state.tokenizer)
     for number, prompt in enumerate(prompts):
         state.progress(f"acceptance: answer {number + 1} of {len(prompts)}")
-        conversation = Conversation(tuple(prompt.messages))
-        ids = prompt_ids(state.tokenizer, conversation, None)
+        ids = prompt_tokens(state.tokenizer, prompt)
         room = target.config.max_position_embeddings - len(ids)
         if room <= settings.drafted:
             continue  # it leaves no room for an answer in the context

@@ -61,9 +61,9 @@ def evaluate_models(state: State) -> dict[str, dict[str, Figure]]:
 
     def work(folder: Path) -> StageRecord:
         dtype = _evaluated_in(state)
-        others = [open_checkpoint(path) for path in models.values() if path is not None]
-        largest = max(one.spec.parameters for one in others)
-        teacher = state.load_to_run(state.teacher, dtype, beside=largest)
+        others = {path for path in models.values() if path not in (None, state.teacher.path)}
+        sizes = [open_checkpoint(path).spec.parameters for path in others]
+        teacher = state.load_to_run(state.teacher, dtype, beside=max(sizes, default=0))
         model: Model | None = None
         figures: dict[str, Any] = {}
         of_teacher: dict[str, Metric | Score] = {}

@@ -126,7 +126,8 @@ def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: To
         )
     prompts = read_prompts(kind.prompts)
     questions = [
-        Prompt(_rendered(tokenizer, prompt), prompt.messages, prompt.tools) for prompt in prompts
+        Prompt(prompt_tokens(tokenizer, prompt), prompt.messages, prompt.tools)
+        for prompt in prompts
     ]
     fitting = [one for one in questions if len(one.ids) <= _room(model, sampling)]
     if not fitting:
@@ -143,7 +144,8 @@ def _plan_answers(kind: Answers, sampling: Sampling, model: Model, tokenizer: To
     return Plan(batch, -(-len(queue) // size), len(queue), len(questions) - len(fitting))
 
 
-def _rendered(tokenizer: Tokenizer, prompt: ChatPrompt) -> tuple[int, ...]:
+def prompt_tokens(tokenizer: Tokenizer, prompt: ChatPrompt) -> tuple[int, ...]:
+    """Token ids of a question through the chat template, up to where its answer begins."""
     text = render_chat(tokenizer, prompt.messages, prompt.where, tools=prompt.tools, answers=True)
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 

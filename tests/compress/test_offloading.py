@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import edgelm.compress.stages.state as state
+from edgelm.checkpoint.source import read_spec
 from edgelm.compress.offloading import offload_layers, room_for_weights
-from edgelm.compress.pipeline import compress_model
+from edgelm.compress.pipeline import compress_model, run_stages_until
 from edgelm.compress.pruning.importance import score
+from edgelm.compress.run.run_folder import Part
 from tests.checkpoints.models import tiny_model
-from tests.compress.recipes import PRUNE, recipe_of, weights_of, workshop
+from tests.compress.recipes import EVALUATE, PRUNE, recipe_of, weights_of, workshop
 from tests.compress.training import same
 
 CPU = torch.device("cpu")
@@ -65,6 +67,25 @@ def test_what_fits_is_not_offloaded() -> None:
     assert offload_layers(model, CPU, bytes_of(model)) == 0
     assert not model.base_model.layers[0]._forward_pre_hooks
     assert room_for_weights(CPU) is None
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_evaluation_beside_a_second_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: bool
+) -> None:
+    """Where teacher and student fit together, nothing is copied."""
+    folder, lines = workshop(tmp_path), list[str]()
+    recipe = recipe_of(folder, "[prune]\nnum_hidden_layers = 2\n", EVALUATE)
+    run_stages_until(recipe, folder / "small", Part("prune"))
+    sizes = [
+        read_spec(path).parameters
+        for path in (folder / "teacher", folder / "small.run" / "prune" / "model")
+    ]
+    room = 4 * (sum(sizes) if spare else sizes[0])
+    monkeypatch.setattr(state, "room_for_weights", lambda _: room)
+    compress_model(recipe, folder / "small", report=lines.append)
+    copied = [line for line in lines if "stay in host memory" in line]
+    assert bool(copied) != spare
 
 
 def test_a_recipe_on_a_device_that_is_too_small(

@@ -8,10 +8,14 @@ import pytest
 
 from edgelm.checkpoint.source import read_spec
 from edgelm.compress import needed_inputs
+from edgelm.compress.model import spec_of
 from edgelm.compress.needed_inputs import check_template
 from edgelm.compress.preflight import preflight, student_spec
 from edgelm.compress.recipe import read_recipe
+from edgelm.compress.recipe.tables import Prune
 from edgelm.errors import BadInput, DoesNotFit, MissingPackage
+from edgelm.spec.prunable import lasting_layers
+from tests.checkpoints.models import tiny_model
 from tests.compress.recipes import CORRECT, DISTILL, EVALUATE, PRUNE, TEACHER, write_recipe
 from tests.compress.tokenizers import tiny_fast_tokenizer
 
@@ -130,6 +134,16 @@ def test_a_package_that_a_late_stage_needs(
     monkeypatch.setattr(needed_inputs, "find_spec", without)
     with pytest.raises(MissingPackage, match=message):
         checked(bench, *parts)
+
+
+def test_layers_that_every_student_keeps() -> None:
+    """Refused before data and importance, not by the pruning after them."""
+    spec = spec_of(tiny_model("gemma3n"))
+    last = lasting_layers(spec)
+    assert last
+    kept = tuple(one for one in range(spec.num_hidden_layers) if one != last[0])
+    with pytest.raises(BadInput, match=rf"layers leaves out {last[0]}, which every student"):
+        Prune(layers=kept).shape(spec)
 
 
 @pytest.mark.parametrize(

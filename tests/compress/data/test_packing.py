@@ -214,6 +214,27 @@ def test_other_rows_are_not_continued(
     assert sorted(one.name for one in tmp_path.iterdir()) == ["t.npy", "t.starts.npy"]
 
 
+def test_text_that_cannot_be_read_leaves_what_was_packed(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a network that fails for a moment."""
+    monkeypatch.setattr(packing, "_RECORD_TOKENS", 1)
+    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 40)
+    documents, seen = [Document("The wheel turns " * 5) for _ in range(40)], list[int]()
+
+    def unreadable() -> Iterator[Document]:
+        yield from documents[:20]
+        raise BadInput("cannot read the data")
+
+    path = tmp_path / "t.npy"
+    with pytest.raises(BadInput, match="cannot read"):
+        pack(unreadable(), tokenizer, 16, path, resumes=True)
+    pack(documents, tokenizer, 16, path, progress=seen.append, resumes=True)
+    whole = pack(documents, tokenizer, 16, tmp_path / "whole.npy")
+    assert np.array_equal(PackedTokens.load(path).rows, whole.rows)
+    assert seen[0] > whole.tokens // 3
+
+
 def test_rows_are_chosen_without_a_copy() -> None:
     data = PackedTokens(np.arange(40, dtype=np.int32).reshape(10, 4))
     odd = data.only(np.arange(10)[1::2])

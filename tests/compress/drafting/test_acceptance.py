@@ -1,5 +1,6 @@
 """Draft models: which layers they keep, what they share, and how their acceptance is measured."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from edgelm.compress.model import load_model, spec_of
 from edgelm.compress.pipeline import compress_model
 from edgelm.compress.preflight import preflight
 from edgelm.compress.pruning.depth import with_layers
+from edgelm.compress.qad.precisions import target_precisions
 from edgelm.compress.recipe.stage_names import stage_names
 from edgelm.compress.start_plan import plan_stages
 from edgelm.errors import BadInput
+from edgelm.quantize.precision import Int8
 from tests.checkpoints.models import tiny_model
 from tests.checkpoints.own_sizes import own_sizes_model
 from tests.compress.recipes import DISTILL, recipe_of, stage
@@ -197,6 +200,16 @@ def test_a_draft_of_a_quantized_target(bench: Path, tmp_path: Path) -> None:
     assert losses[0] != losses[1]
 
 
+def test_the_target_has_the_head_of_the_export(bench: Path) -> None:
+    """A table's groups divide its rows, as in [qad] and export, whatever the layers' groups."""
+    draft = '[draft]\nnum_hidden_layers = 2\nprecision = "int4"\ngroup_size = 128\n'
+    recipe, spec = recipe_of(bench, draft), read_spec(bench / "teacher")
+    found = target_precisions(recipe, spec)
+    assert found is not None
+    assert found[1] == recipe.target.kernels.for_table(Int8(128), spec.hidden_size)
+    assert found[1] != Int8(128)
+
+
 def test_acceptance_on_chat_prompts(bench: Path, tmp_path: Path) -> None:
     asked = f'{DRAFT}prompts = "chat.jsonl"\nanswer_tokens = 12\n'
     record = compress_model(recipe_of(bench, asked), tmp_path / "draft")
@@ -207,10 +220,12 @@ def test_acceptance_on_chat_prompts(bench: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     compress_model(recipe_of(bench, asked), tmp_path / "draft", report=lines.append)
     assert "acceptance: unchanged, skipped" in lines
-    (bench / "others.jsonl").write_text('{"prompt": "What is 3?"}\n')
+    long = json.dumps({"prompt": "What is 3? " * 90})
+    (bench / "others.jsonl").write_text('{"prompt": "What is 3?"}\n' + long + "\n")
     other = asked.replace("chat.jsonl", "others.jsonl")
     compress_model(recipe_of(bench, other), tmp_path / "draft", report=lines.append)
     assert "acceptance: inputs changed, rerunning" in lines
+    assert any("of 2 prompts are left out" in line for line in lines)
     missing = asked.replace("chat.jsonl", "gone.jsonl")
     with pytest.raises(BadInput, match=r"gone\.jsonl"):
         preflight(recipe_of(bench, missing), read_spec(bench / "teacher"))
@@ -223,7 +238,7 @@ def test_refusals(bench: Path) -> None:
     with pytest.raises(BadInput, match=r"\[draft\] group_size needs a precision"):
         preflight(recipe_of(bench, "[draft]\nnum_hidden_layers = 2\ngroup_size = 32\n"), spec)
     odd = '[draft]\nnum_hidden_layers = 2\nprecision = "int4"\ngroup_size = 48\n'
-    with pytest.raises(BadInput, match="group size 48 is not one of"):
+    with pytest.raises(BadInput, match=r"^(?!.*\[qad\]).*group size 48 is not one of"):
         preflight(recipe_of(bench, odd), spec)
     with pytest.raises(BadInput, match=r"\[prune\] and \[draft\] both decide"):
         recipe_of(bench, "[draft]\n[prune]\n")
